@@ -1,0 +1,3 @@
+"""Find synaptic clefts in volume electron microscopy."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,119 @@
+"""What one TOML file says about a training run; unknown keys and wrong types are errors.
+
+Knows no torch and no files but the TOML itself: addresses and names are checked where they are
+used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cleftcli.errors import InputError, UsageError
+
+Probability = Field(ge=0, le=1)
+
+
+class Table(BaseModel):
+    """A TOML table: frozen, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Region(Table):
+    """Raw and the cleft ids that annotate it, or a box of both."""
+
+    raw: str
+    clefts: str
+    roi: str | None = None  # z0:z1,y0:y1,x0:x1 in voxels; an empty end means the face
+    voxel_size: tuple[float, float, float] | None = None  # nm, where the store does not say
+
+
+class Data(Table):
+    """What to learn from, and what to choose the threshold on."""
+
+    train: list[Region] = Field(min_length=1)
+    validate_on: list[Region] = Field(default_factory=list, alias="validate")
+    licence: str = ""  # carried into the checkpoint
+
+
+class NetworkChoice(Table):
+    """A network, the tile it sees, and its constructor's options."""
+
+    name: str = "cleftnet"
+    input_shape: tuple[int, int, int] = (8, 256, 256)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ObjectiveChoice(Table):
+    """An objective and its options; `scale` and `unit` shape its distance targets."""
+
+    name: str = "mask_and_boundary"
+    options: dict[str, Any] = Field(default_factory=dict)
+    scale: float | None = Field(default=None, gt=0)
+    unit: str | None = None
+
+
+class Training(Table):
+    """The loop. Defaults are the paper's (section IV-C) but for `steps`; see docs/papers.md."""
+
+    steps: int = Field(default=100_000, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    cosine: bool = False  # let the learning rate fall to 0 along half a cosine
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float | None = Field(default=None, gt=0)
+    average: float = Field(default=0.0, ge=0, lt=1)  # decay of the moving average of the weights
+    min_cleft_voxels: int = Field(default=200, ge=0)
+    reject_probability: float = Field(default=0.95, ge=0, lt=1)
+    precision: str = "auto"
+    save_every: int = Field(default=500, ge=1)
+    workers: int = Field(default=1, ge=0)
+
+
+class Config(Table):
+    """A training run."""
+
+    data: Data
+    seed: int = Field(default=1, ge=0)
+    network: NetworkChoice = NetworkChoice()
+    objective: ObjectiveChoice = ObjectiveChoice()
+    augment: dict[str, float] = Field(default_factory=dict)
+    training: Training = Training()
+
+
+def load(path: Path) -> Config:
+    """The config in a TOML file; its relative addresses start at the file's folder.
+
+    Raises:
+        InputError: there is no such file.
+        UsageError: it is not TOML, or a key is unknown or impossible; each is named.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such config")
+    try:
+        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{path}: {_say(e)}" for e in error.errors())) from error
+
+
+def _say(error: Any) -> str:
+    keys = ".".join(str(k) for k in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{keys}: {error['msg'].lower()}, got {error['input']!r}"
+    near = difflib.get_close_matches(str(error["loc"][-1]), sorted(_keys(Config)), n=1)
+    return f"{keys}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _keys(table: type[BaseModel]) -> set[str]:
+    """Every key of a table and the tables below it."""
+    below = (Data, Region, NetworkChoice, ObjectiveChoice, Training) if table is Config else ()
+    own = {f.alias or name for name, f in table.model_fields.items()}
+    return own.union(*(_keys(t) for t in below))

@@ -1,0 +1,115 @@
+"""What a volume says of each voxel: cleft or not, how sure, or unknown.
+
+Predictions and truths come as probabilities, masks or ids, with different backgrounds; the jobs
+that read them share this one reading, and state its rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cleftcli.errors import IncompleteError, InputError, UsageError
+from cleftcli.geometry import Roi
+from cleftcli.labels import cleft_mask, ignore_mask
+from cleftcli.volumes import Volume
+
+Content = Literal["probability", "mask", "ids"]
+
+RULES = {
+    "probability": "cleft where the probability reaches the threshold",
+    "mask": "cleft where not 0; 255 is ignored",
+    "ids": "ids: 0 and 2^64-1 are background, 2^64-2 is ignored",
+    "cremi ids": "CREMI ids: 2^64-1 is background, 2^64-2 is ignored, 0 is a cleft",
+}
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """The cleft voxels of a volume.
+
+    `threshold` is a probability, 0..1; masks and ids have none. `full` is the level that means
+    probability 1.
+    """
+
+    volume: Volume
+    content: Content
+    threshold: float | None
+
+    @property
+    def rule(self) -> str:
+        """Which voxels count as cleft, in words."""
+        return RULES["cremi ids" if self._zero_is_cleft else self.content]
+
+    @property
+    def full(self) -> float:
+        """The level that means probability 1."""
+        return 255.0 if self.content == "probability" and self.volume.dtype == np.uint8 else 1.0
+
+    def levels(self, roi: Roi) -> np.ndarray:
+        """Probability in units of 1 / `full`: uint8 or float; masks and ids as 0 and 1."""
+        data = self.volume.read(roi)
+        return data if self.content == "probability" else self._mask(data).astype(np.uint8)
+
+    def mask(self, levels: np.ndarray) -> np.ndarray:
+        """True where these levels mean cleft."""
+        threshold = 1.0 if self.threshold is None else self.threshold * self.full
+        return np.asarray(levels >= threshold)
+
+    def ignored(self, roi: Roi) -> np.ndarray:
+        """True where the volume says that nobody knows."""
+        data = self.volume.read(roi)
+        if self.content == "probability":
+            return np.zeros(data.shape, bool)
+        return ignore_mask(data)
+
+    @property
+    def _zero_is_cleft(self) -> bool:
+        return (
+            self.content == "ids"
+            and self.volume.format == "hdf5"
+            and self.volume.dtype == np.uint64
+        )
+
+    def _mask(self, data: np.ndarray) -> np.ndarray:
+        found = cleft_mask(data, zero_is_cleft=self._zero_is_cleft)
+        return found & ~ignore_mask(data)
+
+
+def read_foreground(volume: Volume, threshold: float | None = None) -> Foreground:
+    """The foreground of a prediction or truth, by what its attributes or its dtype say it holds.
+
+    Attribute `content` of our own outputs decides; else bool is a mask, uint8 and floats are
+    probabilities, other integers ids. A probability without a threshold takes the one its
+    attributes carry, else 0.5.
+
+    Raises:
+        IncompleteError: it is an output of ours that was not finished.
+        InputError: its dtype holds neither.
+        UsageError: the threshold is not in (0, 1].
+    """
+    if volume.attributes.get("complete") is False:
+        raise IncompleteError(
+            f"{volume.address}: not finished; run the command that makes it again, it continues"
+        )
+    content = volume.attributes.get("content") or _by_dtype(volume)
+    if content not in ("probability", "mask", "ids"):
+        raise InputError(f"{volume.address}: holds {content}, not probability, mask or ids")
+    if content != "probability":
+        return Foreground(volume, content, None)
+    chosen = threshold if threshold is not None else volume.attributes.get("threshold", 0.5)
+    if not 0 < chosen <= 1:
+        raise UsageError(f"threshold {chosen} is not in (0, 1]")
+    return Foreground(volume, "probability", float(chosen))
+
+
+def _by_dtype(volume: Volume) -> str:
+    if volume.dtype == bool:
+        return "mask"
+    if volume.dtype == np.uint8 or volume.dtype.kind == "f":
+        return "probability"
+    if volume.dtype.kind in "iu":
+        return "ids"
+    raise InputError(f"{volume.address}: {volume.dtype} holds neither probability, mask nor ids")

@@ -1,0 +1,1 @@
+"""One file a command: the straight line from addresses to results. No parsing, no printing."""

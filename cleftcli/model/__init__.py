@@ -1,0 +1,45 @@
+"""Networks by name: one file in `networks/` is one network, and its file name is its name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from cleftcli.errors import UsageError
+from cleftcli.geometry import Zyx
+from cleftcli.model import networks
+
+
+def available() -> list[str]:
+    """Names of all networks."""
+    return sorted(module.name for module in pkgutil.iter_modules(networks.__path__))
+
+
+def build(
+    name: str, *, out_channels: int, input_shape: Zyx, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A network with fresh weights: (n, 1, z, y, x) -> (n, out_channels, z, y, x), no activation.
+
+    Args:
+        name: one of `available()`.
+        out_channels: as the objective wants.
+        input_shape: zyx of the tiles it sees, voxels.
+        options: keyword arguments of that network's constructor.
+
+    Raises:
+        UsageError: no such network, or it has no such option.
+    """
+    if name not in available():
+        raise UsageError(f"network {name!r} is unknown; there are {', '.join(available())}")
+    cls = importlib.import_module(f"{networks.__name__}.{name}").Network
+    known = list(inspect.signature(cls).parameters)
+    for option in options or {}:
+        if option not in known:
+            raise UsageError(f"network {name} has no option {option!r}; it has {', '.join(known)}")
+    network: nn.Module = cls(out_channels=out_channels, input_shape=input_shape, **(options or {}))
+    return network

@@ -1,0 +1,130 @@
+"""A checkpoint: weights and everything needed to use them, in one safetensors file.
+
+No code runs from it: tensors by safetensors, the rest JSON in its header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cleftcli.errors import InputError, UnsafeError
+from cleftcli.geometry import Zyx, zyx
+from cleftcli.model import build
+from cleftcli.model.objectives import Objective, objective
+
+_PICKLE_STARTS = (b"PK", b"\x80")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What rebuilds a network, reads its output, and tells where it came from."""
+
+    network: str
+    options: Mapping[str, Any]
+    input_shape: Zyx
+    objective: str
+    objective_options: Mapping[str, Any]
+    voxel_size: tuple[float, float, float]  # nm, of the training data
+    step: int
+    threshold: float | None = None  # chosen on held-out data
+    training: Mapping[str, Any] = field(default_factory=dict)  # config, data, scores, licence
+    version: str = ""
+
+    def new_network(self) -> nn.Module:
+        """The network with fresh weights."""
+        return build(
+            self.network,
+            out_channels=self.new_objective().channels,
+            input_shape=self.input_shape,
+            options=self.options,
+        )
+
+    def new_objective(self) -> Objective:
+        """The objective it was trained with."""
+        return objective(self.objective, self.objective_options)
+
+
+def save(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint; a reader finds the old file or the new one, never half of either."""
+    write_tensors(path, weights, asdict(checkpoint))
+
+
+def load(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """A checkpoint and its weights, on the CPU.
+
+    Raises:
+        InputError: no such file, damaged, or not one of ours.
+        UnsafeError: a pickle, which could run code.
+    """
+    tensors, header = read_tensors(path)
+    missing = {"network", "input_shape", "objective", "voxel_size"} - header.keys()
+    if missing:
+        raise InputError(f"{path}: no checkpoint of cleft; its header lacks {sorted(missing)}")
+    known = {f.name for f in fields(Checkpoint)}
+    values = {k: v for k, v in header.items() if k in known}
+    values["input_shape"] = zyx(values["input_shape"])
+    z, y, x = values["voxel_size"]
+    return Checkpoint(**{**values, "voxel_size": (z, y, x)}), tensors
+
+
+def restore(path: Path) -> tuple[Checkpoint, nn.Module]:
+    """A checkpoint and its network with the weights in it, in evaluation mode.
+
+    Raises:
+        InputError: as `load`, or the weights are another network's.
+    """
+    checkpoint, weights = load(path)
+    network = checkpoint.new_network()
+    try:
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights do not fit {checkpoint.network}: {error}") from error
+    return checkpoint, network.eval()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the file: what a run's fingerprint says of its checkpoint."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Tensors and a JSON header to a temporary file, synced, then renamed over `path`."""
+    partial = path.with_name(f".{path.name}.partial")
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_file(plain, partial, metadata={"cleft": json.dumps(header)})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and the JSON header of a file of ours.
+
+    Raises:
+        InputError: no such file, or damaged.
+        UnsafeError: a pickle.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    with path.open("rb") as file:
+        if file.read(2).startswith(_PICKLE_STARTS):
+            raise UnsafeError(
+                f"{path}: is a pickle, and loading it could run code; ask its author for a "
+                "safetensors checkpoint"
+            )
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = json.loads((opened.metadata() or {}).get("cleft", "{}"))
+            return {name: opened.get_tensor(name) for name in opened.keys()}, header  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise InputError(f"{path}: damaged, or no safetensors file: {error}") from error

@@ -1,0 +1,63 @@
+"""Where and how precisely to compute."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from cleftcli.errors import ResourceError, UsageError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:1` names.
+
+    Raises:
+        ResourceError: that device is not there.
+        UsageError: no such name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r}: auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"device {name}: {torch.cuda.device_count()} GPUs are usable here")
+    return device
+
+
+def choose_precision(name: str, device: torch.device, *, training: bool = False) -> str:
+    """`float32` or `bfloat16`; `auto` is bfloat16 where the device has matrix units for it.
+
+    On a CPU, training is float32 always: the weight gradients of 3-D convolutions in bfloat16
+    come out wrong, partly NaN (PyTorch 2.13 with oneDNN, seen on a processor with AMX).
+
+    Raises:
+        UsageError: no such name, or bfloat16 for training on a CPU.
+    """
+    on_cpu = device.type == "cpu"
+    if name == "auto":
+        slow = on_cpu and (training or not torch.cpu._is_amx_tile_supported())
+        return "float32" if slow else "bfloat16"
+    if name not in PRECISIONS:
+        raise UsageError(f"precision {name!r}: auto, {' or '.join(PRECISIONS)}")
+    if name == "bfloat16" and on_cpu and training:
+        raise UsageError("precision bfloat16 gives wrong gradients on a CPU; use float32")
+    return name
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Compute in `precision` inside this context; weights stay float32."""
+    context: AbstractContextManager[None] = torch.autocast(
+        device.type, PRECISIONS["bfloat16"], enabled=precision == "bfloat16"
+    )
+    return context
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,207 @@
+"""From annotated volumes to training batches, the same for any number of workers.
+
+Batch i depends on the seed and i alone. Patches are drawn here, augmented by a gunpowder
+pipeline, and their targets computed with the context that makes them exact.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cleftcli.augment import CLEFTS, RAW, nodes
+from cleftcli.errors import InputError
+from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
+from cleftcli.gunpowder_import import gp
+from cleftcli.labels import TARGETS, cleft_mask
+from cleftcli.model.inference import grey_constant_sections
+from cleftcli.volumes import Nm, Volume, open_volume
+from cleftcli.volumes.intensity import intensity_range, unit
+
+MOST_DRAWS = 1000  # a region without clefts must not hang the run
+
+
+@dataclass(frozen=True)
+class Source:
+    """A box of an annotated volume to draw patches from."""
+
+    raw: str
+    clefts: str
+    roi: Roi
+    voxel_size: Nm
+
+    def volumes(self) -> tuple[Volume, Volume]:
+        """Raw and cleft ids."""
+        return _pair(self.raw, self.clefts)
+
+
+def open_source(
+    raw: str, clefts: str, roi: str | None, voxel_size: Nm | None, input_shape: Zyx
+) -> Source:
+    """A source, once raw and ids are seen to fit each other and a patch.
+
+    Raises:
+        InputError: shapes or voxel sizes differ, no voxel size is known, or the box is smaller
+            than a patch.
+    """
+    image, ids = _pair(raw, clefts)
+    if image.shape != ids.shape:
+        raise InputError(f"{raw} has shape {image.shape}, {clefts} {ids.shape}: they must agree")
+    intensity_range(image)
+    if ids.dtype.kind not in "bu":
+        raise InputError(f"{clefts} is {ids.dtype}; cleft ids or a mask are unsigned integers")
+    sizes = {v.space.voxel_size for v in (image, ids)} - {None}
+    if voxel_size is None and len(sizes) == 2:
+        raise InputError(f"{raw} and {clefts} state different voxel sizes: {sizes}")
+    size = voxel_size or ids.space.voxel_size or image.voxel_size
+    box = parse_roi(roi, image.shape) if roi else image.roi
+    if any(n < t for n, t in zip(box.shape, input_shape, strict=True)):
+        raise InputError(f"{raw}: the region {box} is smaller than a patch of {input_shape}")
+    return Source(raw, clefts, box, size)
+
+
+@functools.lru_cache(maxsize=32)
+def _pair(raw: str, clefts: str) -> tuple[Volume, Volume]:
+    return open_volume(raw), open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
+
+
+def _is_cleft(source: Source, ids: np.ndarray) -> np.ndarray:
+    zero = source.volumes()[1].format == "hdf5"
+    return cleft_mask(ids, zero_is_cleft=zero)
+
+
+class VolumeSource(gp.BatchProvider):  # type: ignore[misc]
+    """Any readable pair of volumes as a gunpowder source; voxels beyond the faces are mirrored."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def setup(self) -> None:
+        """Raw as float32 in [0, 1] and ids, everywhere; the unit is the voxel."""
+        everywhere = gp.Roi((None,) * 3, (None,) * 3)
+        for key, dtype in ((RAW, np.float32), (CLEFTS, self.source.volumes()[1].dtype)):
+            spec = gp.ArraySpec(
+                roi=everywhere, voxel_size=(1, 1, 1), dtype=dtype, interpolatable=key is RAW
+            )
+            self.provides(key, spec)
+
+    def provide(self, request: Any) -> Any:
+        """Read what is asked for."""
+        image, ids = self.source.volumes()
+        black_white = intensity_range(image)
+        batch = gp.Batch()
+        for key, spec in request.array_specs.items():
+            roi = Roi(zyx(spec.roi.offset), zyx(spec.roi.shape))
+            data = unit(image.read(roi), black_white) if key == RAW else ids.read(roi)
+            found = self.spec[key].copy()
+            found.roi = spec.roi
+            batch[key] = gp.Array(data, found)
+        return batch
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[dict[str, torch.Tensor]]):
+    """Batch i of a run: raw (n, 1, z, y, x) float32 in [-1, 1], each target (n, z, y, x).
+
+    A patch with fewer than `min_cleft_voxels` is drawn again with `reject_probability`
+    (Liu & Ji 2021, IV-C).
+    """
+
+    sources: tuple[Source, ...]
+    input_shape: Zyx
+    targets: tuple[str, ...]
+    batch_size: int
+    seed: int
+    min_cleft_voxels: int
+    reject_probability: float
+    augment: Mapping[str, float] = field(default_factory=dict)
+    scale: float | None = None
+    unit: str | None = None
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        seeds = [np.random.SeedSequence([self.seed, index, k]) for k in range(self.batch_size)]
+        patches = [self._patch(s) for s in seeds]
+        return {name: torch.from_numpy(np.stack([p[name] for p in patches])) for name in patches[0]}
+
+    def _patch(self, seeds: np.random.SeedSequence) -> dict[str, np.ndarray]:
+        random = np.random.default_rng(seeds)
+        source, roi = self.draw(random)
+        wide = roi.grow(self._context(source))
+        request = gp.BatchRequest(random_seed=int(random.integers(2**31)))
+        request[RAW] = gp.ArraySpec(gp.Roi(roi.offset, roi.shape))
+        request[CLEFTS] = gp.ArraySpec(gp.Roi(wide.offset, wide.shape))
+        batch = _pipeline(source, tuple(self.augment.items())).request_batch(request)
+        raw = grey_constant_sections(batch[RAW].data * 2 - 1)
+        return {"raw": raw[None], **self._targets(source, batch[CLEFTS].data, roi, wide)}
+
+    def draw(self, random: np.random.Generator) -> tuple[Source, Roi]:
+        """A patch's place: uniform over all positions, less those rejected for want of clefts."""
+        rooms = [
+            zyx([n - t + 1 for n, t in zip(s.roi.shape, self.input_shape, strict=True)])
+            for s in self.sources
+        ]
+        weights = np.asarray([np.prod(room) for room in rooms], float)
+        for _ in range(MOST_DRAWS):
+            chosen = random.choice(len(rooms), p=weights / weights.sum())
+            source = self.sources[chosen]
+            corner = Roi(zyx(random.integers(rooms[chosen])), self.input_shape)
+            roi = corner.shift(source.roi.offset)
+            poor = _is_cleft(source, source.volumes()[1].read(roi)).sum() < self.min_cleft_voxels
+            if not poor or random.random() >= self.reject_probability:
+                break
+        return source, roi
+
+    def _context(self, source: Source) -> Zyx:
+        found = []
+        for name in self.targets:
+            target = TARGETS[name]
+            scale = target.scale_nm(source.voxel_size, *self._shape_of(name))
+            found.append(target.context(source.voxel_size, scale))
+        return zyx([max(c[axis] for c in found) for axis in range(3)])
+
+    def _targets(
+        self, source: Source, ids: np.ndarray, roi: Roi, wide: Roi
+    ) -> dict[str, np.ndarray]:
+        zero = source.volumes()[1].format == "hdf5"
+        found = {}
+        for name in self.targets:
+            target = TARGETS[name]
+            scale = target.scale_nm(source.voxel_size, *self._shape_of(name))
+            full = target.compute(ids, source.voxel_size, scale, zero_is_cleft=zero)
+            found[name] = np.ascontiguousarray(full[roi.within(wide)])
+        return found
+
+    def _shape_of(self, name: str) -> tuple[float | None, str | None]:
+        return (None, None) if name == "mask" else (self.scale, self.unit)
+
+
+@functools.lru_cache(maxsize=32)
+def _pipeline(source: Source, augment: tuple[tuple[str, float], ...]) -> Any:
+    """A source's pipeline, set up once per process."""
+    pipeline = VolumeSource(source)
+    for node in nodes(dict(augment)):
+        pipeline = pipeline + node
+    pipeline.setup()
+    return pipeline
+
+
+def loader(batches: Batches, indices: Sequence[int], workers: int) -> DataLoader[Any]:
+    """The batches with these numbers, in order, made ahead by `workers` processes.
+
+    A worker that dies raises in the training loop instead of leaving it waiting.
+    """
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=indices,
+        num_workers=workers,
+        # tensorstore must not be forked
+        multiprocessing_context="forkserver" if workers else None,
+        prefetch_factor=4 if workers else None,
+    )

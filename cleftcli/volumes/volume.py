@@ -1,0 +1,130 @@
+"""A volume: an array on disk with the place it takes in the tissue.
+
+Knows how to read any box, real voxels inside and reflections outside; not how any store works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from cleftcli.errors import InputError
+from cleftcli.geometry import Roi, Zyx, between, whole, zyx
+
+Slices = tuple[slice, slice, slice]
+Nm = tuple[float, float, float]
+
+
+class Array(Protocol):
+    """What a store offers: boxes of voxels, zyx, in and out."""
+
+    def read(self, slices: Slices) -> np.ndarray:
+        """The voxels in a box inside the array."""
+
+    def write(self, slices: Slices, data: np.ndarray) -> None:
+        """Store a box of voxels; durable when it returns."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where a volume lies: edge lengths of a voxel and position of the first one, nm, zyx.
+
+    `voxel_size` is None where the store does not say; `source` names the metadata it came from.
+    """
+
+    voxel_size: Nm | None = None
+    offset: Nm = (0.0, 0.0, 0.0)
+    source: str = "not stated"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array of voxels (z, y, x) on disk, its space, and the attributes stored with it.
+
+    `chunks` is the unit of storage in voxels (the shape where the store has none).
+    """
+
+    address: str
+    format: str
+    shape: Zyx
+    dtype: np.dtype
+    chunks: Zyx
+    space: Space
+    array: Array = field(repr=False)
+    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    codec: str = "none"
+
+    @property
+    def roi(self) -> Roi:
+        """The box of all its voxels."""
+        return whole(self.shape)
+
+    @property
+    def voxel_size(self) -> Nm:
+        """Edge lengths of a voxel in nm.
+
+        Raises:
+            InputError: the store does not say.
+        """
+        if self.space.voxel_size is None:
+            raise InputError(
+                f"{self.address}: the voxel size is not stated in the store; "
+                "give it in nm with --voxel-size z,y,x"
+            )
+        return self.space.voxel_size
+
+    def read(self, roi: Roi) -> np.ndarray:
+        """The voxels of `roi`; outside the volume, those mirrored at its faces (edge not repeated).
+
+        Raises:
+            InputError: a chunk cannot be read.
+        """
+        indices = [
+            _reflect(np.arange(a, b), n)
+            for a, b, n in zip(roi.offset, roi.end, self.shape, strict=True)
+        ]
+        source = between(
+            zyx([int(i.min()) for i in indices]), zyx([int(i.max()) + 1 for i in indices])
+        )
+        try:
+            data = self.array.read(source.within(self.roi))
+        except (ValueError, OSError, RuntimeError) as error:
+            raise InputError(f"{self.address}: cannot read voxels {source}: {error}") from error
+        if self.roi.holds(roi):
+            return data
+        return data[np.ix_(*(i - o for i, o in zip(indices, source.offset, strict=True)))]
+
+    def write(self, roi: Roi, data: np.ndarray) -> None:
+        """Store the voxels of `roi`; they are durable when it returns."""
+        self.array.write(roi.within(self.roi), data)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An array that is no store."""
+
+    data: np.ndarray
+
+    def read(self, slices: Slices) -> np.ndarray:
+        """The voxels in a box."""
+        return self.data[slices]
+
+    def write(self, slices: Slices, data: np.ndarray) -> None:
+        """Set a box."""
+        self.data[slices] = data
+
+
+def in_memory(data: np.ndarray, *, like: Volume) -> Volume:
+    """Voxels (z, y, x) in memory as a volume, to be read as those of `like` are."""
+    shape = zyx(data.shape)
+    return replace(like, shape=shape, dtype=data.dtype, chunks=shape, array=InMemory(data))
+
+
+def _reflect(positions: np.ndarray, length: int) -> np.ndarray:
+    """Positions folded back into 0..length-1 by mirrors at the first and the last voxel."""
+    period = max(2 * (length - 1), 1)
+    folded = positions % period
+    return np.asarray(np.minimum(folded, period - folded) if length > 1 else folded * 0)
