@@ -210,3 +210,13 @@ def fit_block(shape: Zyx, chunk: Zyx, voxels: int) -> Zyx:
         axis = counts.index(max(counts))
         counts[axis] = -(-counts[axis] // 2)
     return zyx([n * c for n, c in zip(counts, chunk, strict=True)])
+
+
+def fit_chunk(block: Zyx, chunk: Zyx) -> Zyx:
+    """Chunks of about the wanted size that fill a block without remainder.
+
+    On each axis the largest divisor of the block up to `chunk`, or the block itself where all
+    divisors are small.
+    """
+    found = [max(d for d in range(1, c + 1) if b % d == 0) for b, c in zip(block, chunk, strict=True)]
+    return zyx([b if 4 * d < c else d for b, c, d in zip(block, chunk, found, strict=True)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,14 +32,24 @@ class Tiling:
     blend: str
 
 
+class Prediction(NamedTuple):
+    """Cleft probability (z, y, x) float32 of a box, and how many of its sections have no contrast."""
+
+    probability: np.ndarray
+    constant_sections: int
+
+
 def predict_roi(
     predictor: Predictor, volume: Volume, black_white: Range, tiling: Tiling, roi: Roi
-) -> np.ndarray:
-    """Cleft probability of the voxels in `roi`: (z, y, x) float32 in [0, 1].
+) -> Prediction:
+    """Predict the voxels in `roi`.
 
     Every input voxel is read once, in one box that holds all tiles which touch `roi`.
     """
     tiles = tiling.grid.touching(roi)
     box = hull(tiles)
     raw = unit(volume.read(box), black_white) * 2 - 1
-    return predict_box(predictor, raw, hull=box, tiles=tiles, write=roi, blend=tiling.blend)
+    sections = raw[roi.within(box)].reshape(roi.shape[0], -1)
+    constant = int((sections.min(axis=1) == sections.max(axis=1)).sum())
+    found = predict_box(predictor, raw, hull=box, tiles=tiles, write=roi, blend=tiling.blend)
+    return Prediction(found, constant)

@@ -312,7 +312,7 @@ def _held_out_pair(predictor: Predictor, source: Source, config: Config) -> Pair
     grid = tile_grid(image.shape, zyx(config.network.input_shape))
     tiling = Tiling(grid, "bump")
     found = predict_roi(predictor, image, intensity_range(image), tiling, source.roi)
-    probability = in_memory(quantise(found), like=image)
+    probability = in_memory(quantise(found.probability), like=image)
     truth = read_foreground(in_memory(ids.read(source.roi), like=ids))
     prediction = Foreground(probability, "probability", 0.5)
     return Pair(prediction, truth, probability.roi, source.voxel_size)

@@ -76,9 +76,9 @@ class MaskAndBoundary:
     def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"mask", "boundary", "consistency"}: scalars, already weighted."""
         logit, edge = output[:, 0].float(), output[:, 1].float().tanh()
-        known = targets["mask"] <= 1
-        consistency = consistency_loss(logit[known], edge[known], literal=self.literal)
-        boundary = boundary_loss(edge, targets["tanh-distance"], literal=self.literal)
+        distance = targets["tanh-distance"]
+        boundary = boundary_loss(edge, distance, literal=self.literal)
+        consistency = consistency_loss(logit, edge, distance, literal=self.literal)
         return {
             "mask": weighted_cross_entropy(logit, targets["mask"]),
             "boundary": self.boundary * boundary,
@@ -122,17 +122,26 @@ def boundary_loss(edge: Tensor, distance: Tensor, *, literal: bool) -> Tensor:
     return (weight * (edge[known] - y) ** 2).sum() / max(y.numel(), 1)
 
 
-def consistency_loss(logit: Tensor, edge: Tensor, *, literal: bool) -> Tensor:
-    """Eq. 9: mask and boundary must agree which voxels are inside; a mean.
+def consistency_loss(logit: Tensor, edge: Tensor, distance: Tensor, *, literal: bool) -> Tensor:
+    """Eq. 9: where mask and boundary disagree; a mean.
 
-    Where the boundary says inside (edge > 0), -(1 - p) log edge; where it says outside,
-    -|edge| log(1 - p), so that a confident mask is penalised there. As printed (`literal`) the
-    second term has log p.
+    Inside clefts -(1 - p) log edge; outside -|edge| log(1 - p), so that a mask is penalised where
+    the boundary says outside.
+
+    Args:
+        logit: of the mask; p is its sigmoid.
+        edge: predicted boundary label, in (-1, 1).
+        distance: its label, whose sign says inside or outside; NaN where unknown.
+        literal: as printed: inside is where edge > 0, and the second term has log p. Background
+            then lowers the loss by being called cleft: see docs/papers.md.
     """
-    p_log = functional.logsigmoid(logit if literal else -logit)
-    inside = -(1 - logit.sigmoid()) * edge.clamp(min=TINY).log()
-    outside = edge * p_log  # edge < 0 there: -|edge| log
-    return torch.where(edge > 0, inside, outside).sum() / max(edge.numel(), 1)
+    known = ~distance.isnan()
+    logit, edge = logit[known], edge[known]
+    inside = edge > 0 if literal else distance[known] > 0
+    log_p = functional.logsigmoid(logit if literal else -logit)
+    agree_inside = -(1 - logit.sigmoid()) * edge.clamp(min=TINY).log()
+    agree_outside = -edge.abs() * log_p
+    return torch.where(inside, agree_inside, agree_outside).sum() / max(edge.numel(), 1)
 
 
 OBJECTIVES: dict[str, type[Mask] | type[MaskAndBoundary]] = {

@@ -21,7 +21,7 @@ from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import chunked, hdf5
 from cleftcli.volumes.metadata import scales
-from cleftcli.volumes.volume import Nm, Space, Volume, in_memory
+from cleftcli.volumes.volume import Nm, Space, Volume, crop, in_memory
 
 __all__ = [
     "FORMATS",
@@ -29,6 +29,7 @@ __all__ = [
     "Space",
     "Volume",
     "create_volume",
+    "crop",
     "in_memory",
     "is_remote",
     "list_volumes",
@@ -190,20 +191,19 @@ def _siblings(path: Path) -> str:
 
 def _resolve(container: str, dataset: str, format: str, prefer: Sequence[str]) -> str:
     """The dataset to open: the one named, or the one meant where a group is named."""
-    if format != "hdf5":
+    wanted = [dataset, *(posixpath.join(dataset, p) for p in prefer)]
+    if format == "hdf5":
+        arrays = hdf5.list_arrays(container)
+        found = [d for d in wanted if d in arrays]
+    else:
         layout = chunked.LAYOUTS[format]
-        if chunked.is_array(container, dataset, layout):
-            return dataset
+        found = [d for d in wanted if chunked.is_array(container, d, layout)]
         multiscale = scales(chunked.read_attributes(container, dataset, layout))
-        if multiscale and not (not dataset and prefer == ("cleft",)):
-            return posixpath.normpath(posixpath.join(dataset, multiscale[0]["path"]))
-    arrays = FORMATS[format].list_arrays(container)
-    if dataset in arrays:
-        return dataset
+        found += [posixpath.normpath(posixpath.join(dataset, s["path"])) for s in multiscale[:1]]
+        arrays = [] if found else chunked.list_arrays(container, format)
+    if found:
+        return found[0]
     below = [a for a in arrays if not dataset or a.startswith(dataset + "/")]
-    for name in (posixpath.join(dataset, p) for p in prefer):
-        if name in below:
-            return name
     if len(below) == 1:
         return below[0]
     raise InputError(_choices(container, dataset, below or arrays))

@@ -191,26 +191,39 @@ def create_array(
     space: Space,
     attributes: Mapping[str, Any],
 ) -> Volume:
-    """A new array of zeros, with the groups above it and OME-NGFF metadata; nothing may be there."""
+    """An array of zeros, with the groups above it and OME-NGFF metadata.
+
+    One that is there already with the same shape, dtype and chunks is kept.
+    """
     layout = LAYOUTS[format]
     spec = {
         "driver": layout.driver,
         "kvstore": f"{_url(container).rstrip('/')}/{dataset}/",
         "metadata": _METADATA[format](shape, dtype, chunks),
     }
-    store = ts.open(spec, context=_context(), create=True).result()
+    # opened where a killed run has left it already
+    store = ts.open(spec, context=_context(), create=True, open=True).result()
     for parent in _parents(dataset):
         if read_document(container, posixpath.join(parent, layout.group)) is None:
             _write_document(container, posixpath.join(parent, layout.group), _GROUPS[format])
     if format != "n5" and dataset:
-        parent, name = posixpath.split(dataset)
-        multiscales = metadata.ngff(name, name, space)
-        # 0.5 nests the same attribute under "ome"
-        nested = {"ome": {"version": "0.5", **multiscales}} if format == "zarr3" else multiscales
-        _merge_attributes(container, parent, layout, nested)
+        _add_image(container, dataset, layout, space)
     attributes = {**metadata.cremi(space, xyz=layout.xyz), **attributes}
     _merge_attributes(container, dataset, layout, attributes)
     return _volume(store, container, dataset, format, space, attributes)
+
+
+def _add_image(container: str, dataset: str, layout: Layout, space: Space) -> None:
+    """Declare an array as an OME-NGFF image in the group above it, beside others there."""
+    parent, name = posixpath.split(dataset)
+    group = read_attributes(container, parent, layout)
+    nested = layout.driver == "zarr3"  # 0.5 nests the attribute under "ome"
+    others = (group.get("ome", {}) if nested else group).get("multiscales", [])
+    images = [m for m in others if m.get("name") != name] + metadata.ngff(name, name, space)
+    added = {"version": "0.5", "multiscales": images}
+    _merge_attributes(
+        container, parent, layout, {"ome": added} if nested else {"multiscales": images}
+    )
 
 
 def _volume(

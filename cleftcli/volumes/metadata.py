@@ -44,17 +44,17 @@ def read_space(
     return found
 
 
-def ngff(name: str, dataset: str, space: Space) -> dict[str, Any]:
-    """The OME-NGFF 0.4 `multiscales` attribute of a group with one scale at `dataset`."""
+def ngff(name: str, dataset: str, space: Space) -> list[dict[str, Any]]:
+    """OME-NGFF `multiscales` with one scale at `dataset`; none where no voxel size is known."""
     if space.voxel_size is None:
-        return {}
+        return []
     axes = [{"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"]
     transforms = [
         {"type": "scale", "scale": list(space.voxel_size)},
         {"type": "translation", "translation": list(space.offset)},
     ]
     datasets = [{"path": dataset, "coordinateTransformations": transforms}]
-    return {"multiscales": [{"version": "0.4", "name": name, "axes": axes, "datasets": datasets}]}
+    return [{"version": "0.4", "name": name, "axes": axes, "datasets": datasets}]
 
 
 def cremi(space: Space, *, xyz: bool = False) -> dict[str, Any]:
@@ -122,10 +122,10 @@ def _named_axes(attributes: Attributes) -> Space | None:
 
 def _ngff(group: Attributes, path: str) -> Space | None:
     """OME-NGFF 0.4 and 0.5: transformations of the dataset, then of the whole multiscale."""
-    multiscale = (group.get("ome", group).get("multiscales") or [{}])[0]
-    for dataset in multiscale.get("datasets", []):
-        if posixpath.normpath(dataset["path"]) == path:
-            return _ngff_space(multiscale, dataset)
+    for multiscale in group.get("ome", group).get("multiscales") or []:
+        for dataset in multiscale.get("datasets", []):
+            if posixpath.normpath(dataset["path"]) == path:
+                return _ngff_space(multiscale, dataset)
     return None
 
 

@@ -123,6 +123,42 @@ def in_memory(data: np.ndarray, *, like: Volume) -> Volume:
     return replace(like, shape=shape, dtype=data.dtype, chunks=shape, array=InMemory(data))
 
 
+@dataclass(frozen=True)
+class Window:
+    """A box of another array."""
+
+    array: Array
+    offset: Zyx
+
+    def read(self, slices: Slices) -> np.ndarray:
+        """The voxels in a box of the window."""
+        return self.array.read(self._within(slices))
+
+    def write(self, slices: Slices, data: np.ndarray) -> None:
+        """Store a box of the window."""
+        self.array.write(self._within(slices), data)
+
+    def _within(self, slices: Slices) -> Slices:
+        z, y, x = (
+            slice(s.start + o, s.stop + o) for s, o in zip(slices, self.offset, strict=True)
+        )
+        return z, y, x
+
+
+def crop(volume: Volume, roi: Roi) -> Volume:
+    """The voxels in `roi` as a volume of their own, at their place in the tissue.
+
+    Raises:
+        InputError: the box leaves the volume.
+    """
+    if not volume.roi.holds(roi):
+        raise InputError(f"{volume.address}: {roi} leaves the volume {volume.roi}")
+    size = volume.space.voxel_size or (0.0, 0.0, 0.0)
+    z, y, x = (o + n * v for o, n, v in zip(volume.space.offset, roi.offset, size, strict=True))
+    space = replace(volume.space, offset=(z, y, x))
+    return replace(volume, shape=roi.shape, space=space, array=Window(volume.array, roi.offset))
+
+
 def _reflect(positions: np.ndarray, length: int) -> np.ndarray:
     """Positions folded back into 0..length-1 by mirrors at the first and the last voxel."""
     period = max(2 * (length - 1), 1)

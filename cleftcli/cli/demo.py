@@ -1,0 +1,45 @@
+"""`cleft demo`."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleftcli.cli import report
+
+FolderOption = Annotated[Path, typer.Option("-o", "--output", help="Folder to work in.")]
+
+
+def main(output: FolderOption = Path("cleft-demo")) -> None:
+    """Run the whole chain on a generated volume, printing each command.
+
+    \b
+    cleft demo
+    cleft demo -o /tmp/demo
+    """
+    from cleftcli.jobs.demo import finish, prepare
+
+    demo = prepare(output)
+    typer.echo(f"A volume like serial-section EM: {demo.volume}", err=True)
+    scores = ""
+    for command in demo.commands:
+        typer.echo(f"\n$ cleft {shlex.join(command)}", err=True)
+        printed = _run(command)
+        scores = printed if command[0] == "evaluate" else scores
+    picture, auc = finish(demo, scores)
+    typer.echo(f"\nAUC {auc:.4f} on the part that was not trained on. Raw, truth, prediction:", err=True)
+    report.result({}, as_json=False, text=str(picture))
+
+
+def _run(command: list[str]) -> str:
+    """Run a command of cleft as a user would; what it printed is shown and returned."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cleftcli", *command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    typer.echo(done.stdout.rstrip(), err=True)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+    return done.stdout

@@ -1,0 +1,58 @@
+"""`cleft make-labels`."""
+
+from typing import Annotated
+
+import typer
+
+from cleftcli.cli import report
+from cleftcli.cli.options import (
+    JsonOption,
+    OutputOption,
+    OverwriteOption,
+    VoxelSizeOption,
+    WorkersOption,
+    parse_voxel_size,
+)
+
+CleftsArg = Annotated[str, typer.Argument(help="Cleft ids or mask.")]
+TargetOption = Annotated[str, typer.Option(help="tanh-distance, signed-distance or mask.")]
+ScaleOption = Annotated[
+    float | None, typer.Option(help="Distance at which tanh has the argument 1, in --unit.")
+]
+UnitOption = Annotated[
+    str | None, typer.Option(help="nm, or voxel: edges of the finest voxel. Default: the target's.")
+]
+
+
+def main(
+    clefts: CleftsArg,
+    output: OutputOption,
+    target: TargetOption = "tanh-distance",
+    scale: ScaleOption = None,
+    unit: UnitOption = None,
+    voxel_size: VoxelSizeOption = None,
+    workers: WorkersOption = 1,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn cleft ids into training targets, block by block; run again to continue.
+
+    \b
+    cleft make-labels sample_A.hdf -o labels.zarr
+    cleft make-labels clefts.n5/ids -o labels.n5 --target signed-distance
+    """
+    from cleftcli.jobs.make_labels import make_labels
+
+    with report.progress("blocks") as shown:
+        found = make_labels(
+            clefts,
+            output,
+            target=target,
+            scale=scale,
+            unit=unit,
+            voxel_size=parse_voxel_size(voxel_size),
+            workers=workers,
+            overwrite=overwrite,
+            report=shown,
+        )
+    report.result(found, as_json=json, text=found["output"])

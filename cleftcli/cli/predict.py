@@ -1,0 +1,93 @@
+"""`cleft predict`."""
+
+from typing import Annotated
+
+import typer
+
+from cleftcli.cli import report
+from cleftcli.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    RoiOption,
+    VoxelSizeOption,
+    WorkersOption,
+    numbers,
+    parse_voxel_size,
+)
+from cleftcli.geometry import parse_zyx
+
+VolumeArg = Annotated[str, typer.Argument(help="Raw volume: container or dataset.")]
+OutputOption = Annotated[
+    str | None,
+    typer.Option("-o", "--output", help="Store to write, .zarr or .n5. Default: NAME.cleft.zarr"),
+]
+OverlapOption = Annotated[
+    str | None,
+    typer.Option(help="Voxels z,y,x that tiles share with the next. Default: a quarter of a tile."),
+]
+BlendOption = Annotated[str, typer.Option(help="bump, or none: tiles stacked as in the paper.")]
+BlockOption = Annotated[str | None, typer.Option(help="Voxels z,y,x of a unit of work.")]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="Tiles at once. Default: 1, GPU 8.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+DtypeOption = Annotated[str, typer.Option(help="uint8 (0..255 is 0..1) or float32.")]
+RangeOption = Annotated[
+    str | None, typer.Option(help="Intensities of black and white. Default for uint8: 0,255.")
+]
+DryRunOption = Annotated[bool, typer.Option("-n", "--dry-run", help="Plan, compute nothing.")]
+
+
+def main(
+    volume: VolumeArg,
+    output: OutputOption = None,
+    checkpoint: CheckpointOption = None,
+    roi: RoiOption = None,
+    overlap: OverlapOption = None,
+    blend: BlendOption = "bump",
+    block: BlockOption = None,
+    batch_size: BatchOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    workers: WorkersOption = 1,
+    dtype: DtypeOption = "uint8",
+    intensity_range: RangeOption = None,
+    voxel_size: VoxelSizeOption = None,
+    dry_run: DryRunOption = False,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Predict cleft probability; killed at any time, the same command continues.
+
+    \b
+    cleft predict volume.zarr
+    cleft predict sample_A.hdf/volumes/raw -o prediction.zarr --roi 0:40,,:1024
+    cleft predict volume.zarr --dry-run
+    """
+    from cleftcli.jobs import predict as job
+
+    low_high = numbers(intensity_range, 2)
+    settings = job.Settings(
+        volume=volume,
+        output=output,
+        checkpoint=checkpoint,
+        roi=roi,
+        overlap=None if overlap is None else parse_zyx(overlap),
+        blend=blend,
+        block=None if block is None else parse_zyx(block),
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        workers=workers,
+        dtype=dtype,
+        intensity_range=None if low_high is None else (low_high[0], low_high[1]),
+        voxel_size=parse_voxel_size(voxel_size),
+    )
+    if dry_run:
+        planned = job.plan(settings).summary()
+        report.result(planned, as_json=json, text=report.table(list(planned.items())))
+        return
+    with report.progress("blocks") as shown:
+        found = job.predict(settings, overwrite=overwrite, report=shown)
+    report.result(found, as_json=json, text=found["output"])
+    report.hint(f"cleft segment {found['output']} -o clefts.zarr --table clefts.csv")

@@ -1,0 +1,96 @@
+"""What a person or a script sees: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import typer
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Report(Protocol):
+    """Called with what is done, of how much, and numbers worth seeing."""
+
+    def __call__(self, done: int, total: int, facts: dict[str, float] | None = None) -> None:
+        """Show it."""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """Progress on stderr: a bar on a terminal, else a line every half minute and the last."""
+    import logging
+
+    if not logging.getLogger("cleftcli").isEnabledFor(logging.INFO):
+        yield lambda done, total, facts=None: None
+    elif sys.stderr.isatty():
+        with _bar(what) as shown:
+            yield shown
+    else:
+        yield _lines(what)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, TextColumn("{task.fields[facts]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None, facts="")
+
+        def show(done: int, total: int, facts: dict[str, float] | None = None) -> None:
+            bar.update(task, completed=done, total=total, facts=_say(facts))
+
+        yield show
+
+
+def _lines(what: str) -> Report:
+    last = started = time.monotonic()
+
+    def show(done: int, total: int, facts: dict[str, float] | None = None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            text = f"{what} {done}/{total}, {now - started:.0f} s {_say(facts)}"
+            typer.echo(text.rstrip(), err=True)
+
+    return show
+
+
+def _say(facts: dict[str, float] | None) -> str:
+    return " ".join(f"{k} {v:.4f}" for k, v in (facts or {}).items())
+
+
+def result(found: Any, *, as_json: bool, text: str) -> None:
+    """The result on stdout: JSON for scripts, or text for a person."""
+    typer.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else text)
+
+
+def hint(text: str) -> None:
+    """The next useful command, on stderr."""
+    import logging
+
+    if logging.getLogger("cleftcli").isEnabledFor(logging.INFO):
+        typer.echo(f"Next: {text}", err=True)
+
+
+def table(rows: list[tuple[str, object]]) -> str:
+    """Names and values in two columns."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name.ljust(width)}  {_value(value)}" for name, value in rows)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, (list, tuple)) and not any(isinstance(v, (list, dict)) for v in value):
+        return ", ".join(str(v) for v in value)
+    return "-" if value is None else str(value)

@@ -1,0 +1,59 @@
+"""`cleft segment`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cleftcli.cli import report
+from cleftcli.cli.options import (
+    JsonOption,
+    MinVoxelsOption,
+    OutputOption,
+    OverwriteOption,
+    PredictionArg,
+    ThresholdOption,
+    VoxelSizeOption,
+    parse_voxel_size,
+)
+
+LowOption = Annotated[
+    float | None, typer.Option(help="Probability down to which a cleft extends. Default: threshold.")
+]
+SectionsOption = Annotated[int, typer.Option(min=0, help="Drop clefts in fewer sections.")]
+ConnectivityOption = Annotated[int, typer.Option(help="6 (faces) or 26 (corners too).")]
+TableOption = Annotated[
+    Path | None, typer.Option(help="Table of clefts to write, .csv or .json.")
+]
+
+
+def main(
+    prediction: PredictionArg,
+    output: OutputOption,
+    threshold: ThresholdOption = None,
+    low: LowOption = None,
+    min_voxels: MinVoxelsOption = 0,
+    min_sections: SectionsOption = 0,
+    connectivity: ConnectivityOption = 26,
+    table: TableOption = None,
+    voxel_size: VoxelSizeOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Label clefts: ids unique over the volume, and a table of them.
+
+    \b
+    cleft segment prediction.zarr -o clefts.zarr --table clefts.csv
+    cleft segment prediction.zarr -o clefts.zarr --threshold 0.9 --low 0.5 --min-voxels 200
+    """
+    from cleftcli.jobs.segment import Rule, segment
+
+    found = segment(
+        prediction,
+        output,
+        rule=Rule(threshold, low, min_voxels, min_sections, connectivity),
+        table=table,
+        voxel_size=parse_voxel_size(voxel_size),
+        overwrite=overwrite,
+    )
+    report.result(found, as_json=json, text=f"{found['output']}\n{found['clefts']} clefts")

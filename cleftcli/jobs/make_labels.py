@@ -1,0 +1,98 @@
+"""Cleft ids in, training targets out: block by block, resumable, equal to the whole to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cleftcli.errors import InputError, UsageError
+from cleftcli.geometry import Block, BlockPlan, fit_block
+from cleftcli.labels import TARGETS, Nm
+from cleftcli.resumable import Output, Report, make
+from cleftcli.volumes import open_volume, split_address
+
+CHUNK = (16, 128, 128)
+BLOCK_VOXELS = 2**24
+CLEFTS = ("volumes/labels/clefts", "clefts")
+
+
+@dataclass(frozen=True)
+class MakeBlock:
+    """Compute one block of a target and write it."""
+
+    clefts: str
+    output: str
+    target: str
+    scale: float  # nm
+    voxel_size: Nm
+    zero_is_cleft: bool
+
+    def __call__(self, block: Block) -> dict[str, Any]:
+        """Write the block."""
+        clefts = open_volume(self.clefts, prefer=CLEFTS)
+        read = block.read.intersect(clefts.roi)  # faces of the volume are no cleft surfaces
+        found = TARGETS[self.target].compute(
+            clefts.read(read), self.voxel_size, self.scale, zero_is_cleft=self.zero_is_cleft
+        )
+        open_volume(self.output).write(block.write, found[block.write.within(read)])
+        return {}
+
+
+def make_labels(
+    clefts: str,
+    output: str,
+    *,
+    target: str,
+    scale: float | None,
+    unit: str | None,
+    voxel_size: Nm | None,
+    workers: int,
+    overwrite: bool,
+    report: Report,
+) -> dict[str, Any]:
+    """Make the target volume; returns its address, target, scale in nm and blocks.
+
+    Args:
+        clefts: address of cleft ids or of a mask.
+        output: a .zarr or .n5 container; the dataset is named after the target unless given.
+        target: one of TARGETS.
+        scale: of a distance target, in `unit`; None is the target's own.
+        unit: "nm", or "voxel": edges of the finest voxel.
+        voxel_size: nm, where the store does not say.
+        workers: processes.
+        overwrite: replace an output made with other settings.
+        report: called with blocks done and blocks in all.
+
+    Raises:
+        InputError: the ids cannot be used, or their voxel size is not known.
+        UsageError: no such target, or a scale for one that has none.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"target {target!r}: {', '.join(TARGETS)}")
+    volume = open_volume(clefts, prefer=CLEFTS, voxel_size=voxel_size)
+    if volume.dtype.kind not in "bu":
+        raise InputError(f"{volume.address} is {volume.dtype}; cleft ids are unsigned integers")
+    chosen = TARGETS[target]
+    scale_nm = chosen.scale_nm(volume.voxel_size, scale, unit)
+    container, dataset = split_address(output)
+    address = f"{container}/{dataset or target}"
+    process = MakeBlock(
+        clefts=volume.address,
+        output=address,
+        target=target,
+        scale=scale_nm,
+        voxel_size=volume.voxel_size,
+        zero_is_cleft=volume.format == "hdf5",
+    )
+    plan = BlockPlan(
+        volume.roi,
+        fit_block(volume.shape, CHUNK, BLOCK_VOXELS),
+        chosen.context(volume.voxel_size, scale_nm),
+    )
+    facts = {"clefts": volume.address, "target": target, "scale_nm": scale_nm}
+    facts["voxel_size"] = list(volume.voxel_size)
+    content = "mask" if target == "mask" else target
+    attributes = {"content": content, "run": facts}
+    wanted = Output(address, plan, chosen.dtype, CHUNK, volume.space, attributes)
+    outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
+    return {"output": address, **facts, "blocks": len(plan), "blocks_resumed": outcome.resumed}

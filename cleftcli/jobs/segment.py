@@ -1,0 +1,158 @@
+"""Cleft probability in, cleft ids and a table of clefts out; equal for any block shape."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleftcli import __version__
+from cleftcli.errors import ConflictError, UsageError
+from cleftcli.foreground import Foreground, read_foreground
+from cleftcli.geometry import BlockPlan, fit_block
+from cleftcli.resumable import check_output
+from cleftcli.segmentation import Components, Hysteresis, components
+from cleftcli.volumes import (
+    Nm,
+    create_volume,
+    open_volume,
+    remove_container,
+    split_address,
+    write_attributes,
+)
+
+CHUNK = (16, 128, 128)
+BLOCK_VOXELS = 2**24
+PREDICTION = ("cleft",)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes a cleft: see `segmentation.Hysteresis`; thresholds are probabilities."""
+
+    threshold: float | None = None
+    low: float | None = None
+    min_voxels: int = 0
+    min_sections: int = 0
+    connectivity: int = 26
+
+    def levels(self, of: Foreground) -> Hysteresis:
+        """In the unit of a prediction's levels.
+
+        Raises:
+            UsageError: `low` is not in (0, threshold], or the connectivity is not 6 or 26.
+        """
+        threshold = 1.0 if of.threshold is None else of.threshold
+        low = threshold if self.low is None else self.low
+        if not 0 < low <= threshold:
+            raise UsageError(f"low {low} must be in (0, {threshold}], the threshold")
+        if self.connectivity not in (6, 26):
+            raise UsageError(f"connectivity {self.connectivity}: 6 or 26")
+        return Hysteresis(
+            threshold * of.full, low * of.full, self.min_voxels, self.min_sections, self.connectivity
+        )
+
+
+def segment(
+    prediction: str,
+    output: str,
+    *,
+    rule: Rule,
+    table: Path | None,
+    voxel_size: Nm | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Label the clefts of a prediction; returns addresses, the rule and how many there are.
+
+    Args:
+        prediction: container or dataset: probability, mask or ids.
+        output: a .zarr or .n5 container; ids go to its dataset `clefts` unless one is named:
+            uint64, background 0.
+        rule: what makes a cleft.
+        table: a .csv or .json to write, one row for each cleft.
+        voxel_size: nm, where the store does not say.
+        overwrite: replace a finished output.
+
+    Raises:
+        ConflictError: the output exists, or is not cleft's.
+        IncompleteError: the prediction is not finished.
+    """
+    check_output(output)
+    if table is not None and table.suffix not in (".csv", ".json"):
+        raise UsageError(f"{table}: a table is a .csv or a .json")
+    source = open_volume(prediction, prefer=PREDICTION, voxel_size=voxel_size)
+    found = read_foreground(source, rule.threshold)
+    levels = rule.levels(found)
+    container, dataset = split_address(output)
+    address = f"{container}/{dataset or 'clefts'}"
+    _make_room(address, overwrite=overwrite)
+    plan = BlockPlan(source.roi, fit_block(source.shape, CHUNK, BLOCK_VOXELS))
+    clefts = components(
+        found.levels,
+        plan,
+        levels,
+        voxel_size=source.space.voxel_size,
+        offset=source.space.offset,
+        full=found.full,
+    )
+    facts = {
+        "prediction": source.address,
+        "threshold": found.threshold,
+        "low": levels.low / found.full if found.threshold is not None else None,
+        "min_voxels": rule.min_voxels,
+        "min_sections": rule.min_sections,
+        "connectivity": rule.connectivity,
+    }
+    _write(clefts, address, source.space, facts)
+    if table is not None:
+        write_table(table, clefts.table)
+    return {"output": address, **facts, "clefts": len(clefts.table), "rule": found.rule}
+
+
+def _write(clefts: Components, address: str, space: Any, facts: dict[str, Any]) -> None:
+    made_by = f"cleft {__version__}"
+    volume = create_volume(
+        address,
+        shape=clefts.plan.roi.shape,
+        dtype=np.uint64,
+        chunks=CHUNK,
+        space=space,
+        attributes={"content": "ids", "run": facts, "made_by": made_by, "complete": False},
+    )
+    for block in clefts.plan:
+        volume.write(block.write, clefts.labels(block.index))
+    write_attributes(volume, {"complete": True})
+
+
+def _make_room(address: str, *, overwrite: bool) -> None:
+    """Remove an unfinished output of ours, or a finished one when told to; refuse others."""
+    container = split_address(address)[0]
+    if not Path(container).exists():
+        return
+    attributes = open_volume(address).attributes
+    if not str(attributes.get("made_by", "")).startswith("cleft"):
+        raise ConflictError(f"{container} exists and was not made by cleft; choose another -o")
+    if attributes.get("complete") and not overwrite:
+        raise ConflictError(f"{container} exists; choose another -o, or --overwrite it")
+    remove_container(address)
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The table as CSV or JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".json":
+            json.dump(rows, file, indent=1)
+        else:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["id", "voxels"])
+            writer.writeheader()
+            writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
