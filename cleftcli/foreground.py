@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 
 from cleftcli.errors import IncompleteError, InputError, UsageError
-from cleftcli.geometry import Roi
+from cleftcli.geometry import BlockPlan, Roi, fit_block
 from cleftcli.labels import cleft_mask, ignore_mask
 from cleftcli.volumes import Volume
 
+SCAN_VOXELS = 2**24
 Content = Literal["probability", "mask", "ids"]
 
 RULES = {
@@ -75,15 +76,15 @@ class Foreground:
 
     def _mask(self, data: np.ndarray) -> np.ndarray:
         found = cleft_mask(data, zero_is_cleft=self._zero_is_cleft)
-        return found & ~ignore_mask(data)
+        return np.asarray(found & ~ignore_mask(data))
 
 
 def read_foreground(volume: Volume, threshold: float | None = None) -> Foreground:
     """The foreground of a prediction or truth, by what its attributes or its dtype say it holds.
 
-    Attribute `content` of our own outputs decides; else bool is a mask, uint8 and floats are
-    probabilities, other integers ids. A probability without a threshold takes the one its
-    attributes carry, else 0.5.
+    Attribute `content` of our own outputs decides; else bool is a mask, as is uint8 without a
+    voxel above 1; other uint8 and floats are probabilities, other integers ids. A probability
+    without a threshold takes the one its attributes carry, else 0.5.
 
     Raises:
         IncompleteError: it is an output of ours that was not finished.
@@ -94,9 +95,10 @@ def read_foreground(volume: Volume, threshold: float | None = None) -> Foregroun
         raise IncompleteError(
             f"{volume.address}: not finished; run the command that makes it again, it continues"
         )
-    content = volume.attributes.get("content") or _by_dtype(volume)
-    if content not in ("probability", "mask", "ids"):
-        raise InputError(f"{volume.address}: holds {content}, not probability, mask or ids")
+    stated = volume.attributes.get("content")
+    if stated not in (None, "probability", "mask", "ids"):
+        raise InputError(f"{volume.address}: holds {stated}, not probability, mask or ids")
+    content: Content = stated or _by_dtype(volume)
     if content != "probability":
         return Foreground(volume, content, None)
     chosen = threshold if threshold is not None else volume.attributes.get("threshold", 0.5)
@@ -105,11 +107,19 @@ def read_foreground(volume: Volume, threshold: float | None = None) -> Foregroun
     return Foreground(volume, "probability", float(chosen))
 
 
-def _by_dtype(volume: Volume) -> str:
+def _by_dtype(volume: Volume) -> Content:
     if volume.dtype == bool:
         return "mask"
-    if volume.dtype == np.uint8 or volume.dtype.kind == "f":
+    if volume.dtype == np.uint8:
+        return "probability" if _exceeds_one(volume) else "mask"
+    if volume.dtype.kind == "f":
         return "probability"
     if volume.dtype.kind in "iu":
         return "ids"
     raise InputError(f"{volume.address}: {volume.dtype} holds neither probability, mask nor ids")
+
+
+def _exceeds_one(volume: Volume) -> bool:
+    """Whether any voxel is more than 1; stops at the first box that has one."""
+    plan = BlockPlan(volume.roi, fit_block(volume.shape, volume.chunks, SCAN_VOXELS))
+    return any(volume.read(block.write).max() > 1 for block in plan)

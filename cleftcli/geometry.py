@@ -206,7 +206,11 @@ def fit_block(shape: Zyx, chunk: Zyx, voxels: int) -> Zyx:
     The longest axis, counted in chunks, is halved until the block fits.
     """
     counts = [-(-n // c) for n, c in zip(shape, chunk, strict=True)]
-    while math.prod(counts) * math.prod(chunk) > voxels and max(counts) > 1:
+
+    def size() -> int:
+        return math.prod(min(k * c, n) for k, c, n in zip(counts, chunk, shape, strict=True))
+
+    while size() > voxels and max(counts) > 1:
         axis = counts.index(max(counts))
         counts[axis] = -(-counts[axis] // 2)
     return zyx([n * c for n, c in zip(counts, chunk, strict=True)])
@@ -218,5 +222,7 @@ def fit_chunk(block: Zyx, chunk: Zyx) -> Zyx:
     On each axis the largest divisor of the block up to `chunk`, or the block itself where all
     divisors are small.
     """
-    found = [max(d for d in range(1, c + 1) if b % d == 0) for b, c in zip(block, chunk, strict=True)]
+    found = [
+        max(d for d in range(1, c + 1) if b % d == 0) for b, c in zip(block, chunk, strict=True)
+    ]
     return zyx([b if 4 * d < c else d for b, c, d in zip(block, chunk, found, strict=True)])

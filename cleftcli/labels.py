@@ -47,7 +47,7 @@ def ignore_mask(ids: np.ndarray) -> np.ndarray:
     return np.asarray(ids == IGNORE_MASK) if ids.dtype == np.uint8 else np.zeros(ids.shape, bool)
 
 
-def mask(ids: np.ndarray, voxel_size: Nm, scale: float, *, zero_is_cleft: bool) -> np.ndarray:
+def mask(ids: np.ndarray, _voxel_size: Nm, _scale: float, *, zero_is_cleft: bool) -> np.ndarray:
     """1 inside clefts, 0 outside, IGNORE_MASK where unknown: uint8."""
     found = cleft_mask(ids, zero_is_cleft=zero_is_cleft).astype(np.uint8)
     found[ignore_mask(ids)] = IGNORE_MASK
@@ -135,7 +135,9 @@ class Target:
     reach: float = 0.0
     margin: int = 0
 
-    def scale_nm(self, voxel_size: Nm, scale: float | None = None, unit: str | None = None) -> float:
+    def scale_nm(
+        self, voxel_size: Nm, scale: float | None = None, unit: str | None = None
+    ) -> float:
         """The scale in nm; None means this target's own.
 
         Raises:

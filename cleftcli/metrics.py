@@ -51,7 +51,7 @@ def surface(mask: np.ndarray, inner: Roi, outer: Roi) -> np.ndarray:
         core[behind] &= mask[ahead]
         core[ahead] &= mask[behind]
     found = np.argwhere((mask & ~core)[inner.within(outer)])
-    return found + np.asarray(inner.offset)
+    return np.asarray(found + np.asarray(inner.offset))
 
 
 def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -94,7 +94,9 @@ class Distances:
         }
 
 
-def distances(points: Iterable[np.ndarray], tree: cKDTree, shared: int, voxel_size: Nm) -> Distances:
+def distances(
+    points: Iterable[np.ndarray], tree: cKDTree, shared: int, voxel_size: Nm
+) -> Distances:
     """Distances of boxes of points (voxels, zyx) that lie outside the side the tree holds."""
     scale = np.asarray(voxel_size)
     parts = [tree.query(p * scale, workers=-1)[0] for p in points if len(p)]
@@ -303,5 +305,3 @@ def _gather(boxes: Iterable[Box]) -> tuple[int, tuple[Side, Side], np.ndarray | 
     )
     found = np.sort(np.concatenate(values)) if values else None
     return shared, (prediction, truth), found
-
-

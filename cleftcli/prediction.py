@@ -21,7 +21,8 @@ def tile_grid(shape: Zyx, tile: Zyx, overlap: Zyx | None = None) -> TileGrid:
 
 def quantise(probability: np.ndarray) -> np.ndarray:
     """Probability 0..1 as uint8 0..255, rounded: how predictions are stored."""
-    return np.rint(probability * 255).astype(np.uint8)
+    stored: np.ndarray = np.rint(probability * 255).astype(np.uint8)
+    return stored
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Tiling:
 
 
 class Prediction(NamedTuple):
-    """Cleft probability (z, y, x) float32 of a box, and how many of its sections have no contrast."""
+    """Cleft probability of a box, (z, y, x) float32, and its sections without contrast."""
 
     probability: np.ndarray
     constant_sections: int

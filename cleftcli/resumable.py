@@ -22,8 +22,8 @@ from cleftcli.volumes import (
     Space,
     Volume,
     create_volume,
+    is_ours,
     is_remote,
-    open_volume,
     remove_container,
     split_address,
     write_attributes,
@@ -94,7 +94,8 @@ def make(
         IncompleteError: blocks failed; the others are done, the same call continues.
     """
     check_output(output.address)
-    full = {"contract": CONTRACT, "plan": repr(output.plan), **fingerprint}
+    plan = output.plan
+    full = {"contract": CONTRACT, "roi": str(plan.roi), "block": list(plan.block), **fingerprint}
     if overwrite:
         _discard(output)
     elif output.container.exists() and not output.ledger.exists():
@@ -106,8 +107,8 @@ def make(
         volume = _volume(output)
         resumed = len(ledger.done)
         if resumed:
-            log.info("resumed: %d of %d blocks were done", resumed, len(output.plan))
-        failures = _run(output.plan, process, ledger, workers, report)
+            log.info("resumed: %d of %d blocks were done", resumed, len(plan))
+        failures = _run(plan, process, ledger, workers, report)
         if failures:
             raise IncompleteError(_say(output, failures))
         write_attributes(volume, {"complete": True})
@@ -159,9 +160,7 @@ def _volume(output: Output) -> Volume:
 def _discard(output: Output) -> None:
     """Remove an output that cleft made, and nothing else."""
     if output.container.exists():
-        dataset = split_address(output.address)[1]
-        made_by = open_volume(output.address).attributes.get("made_by", "") if dataset else ""
-        if not str(made_by).startswith("cleft"):
+        if not is_ours(output.address):
             raise ConflictError(f"{output.container} was not made by cleft; it stays")
         remove_container(output.address)
     output.ledger.unlink(missing_ok=True)

@@ -76,7 +76,7 @@ def _is_cleft(source: Source, ids: np.ndarray) -> np.ndarray:
     return cleft_mask(ids, zero_is_cleft=zero)
 
 
-class VolumeSource(gp.BatchProvider):  # type: ignore[misc]
+class VolumeSource(gp.BatchProvider):
     """Any readable pair of volumes as a gunpowder source; voxels beyond the faces are mirrored."""
 
     def __init__(self, source: Source) -> None:
@@ -150,7 +150,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         for _ in range(MOST_DRAWS):
             chosen = random.choice(len(rooms), p=weights / weights.sum())
             source = self.sources[chosen]
-            corner = Roi(zyx(random.integers(rooms[chosen])), self.input_shape)
+            corner = Roi(zyx(random.integers(rooms[chosen]).tolist()), self.input_shape)
             roi = corner.shift(source.roi.offset)
             poor = _is_cleft(source, source.volumes()[1].read(roi)).sum() < self.min_cleft_voxels
             if not poor or random.random() >= self.reject_probability:

@@ -52,11 +52,17 @@ class Components:
         """Cleft ids in the write roi of block `index`: (z, y, x) uint64, background 0."""
         parts = _parts(self.read(self.plan[index].write), self.rule)
         mine = self.ids[self.first[index] : self.first[index + 1]]
-        return np.concatenate([np.zeros(1, np.uint64), mine])[parts]
+        return np.asarray(np.concatenate([np.zeros(1, np.uint64), mine])[parts])
 
 
 def components(
-    read: ReadLevels, plan: BlockPlan, rule: Hysteresis, *, voxel_size: Nm | None, offset: Nm, full: float
+    read: ReadLevels,
+    plan: BlockPlan,
+    rule: Hysteresis,
+    *,
+    voxel_size: Nm | None,
+    offset: Nm,
+    full: float,
 ) -> Components:
     """Find the clefts of a volume.
 
@@ -80,9 +86,7 @@ def components(
         places.append(where)
         touching.append(which - 1 + first[-1])
         first.append(first[-1] + len(parts[-1]))
-    pairs = _touching(
-        np.concatenate(places), np.concatenate(touching), plan.roi, rule.connectivity
-    )
+    pairs = _touching(np.concatenate(places), np.concatenate(touching), plan.roi, rule.connectivity)
     merged, group = _merge(np.concatenate(parts), pairs)
     keep = (
         (merged["max"] >= rule.threshold)
@@ -93,7 +97,8 @@ def components(
     ids = np.zeros(len(merged), np.uint64)
     ids[order] = np.arange(1, len(order) + 1, dtype=np.uint64)
     table = [
-        _row(n, merged[i], plan.roi, voxel_size, offset, full) for n, i in enumerate(order, start=1)
+        _row(n, merged[i], plan.roi, voxel_size=voxel_size, offset=offset, full=full)
+        for n, i in enumerate(order, start=1)
     ]
     return Components(plan, read, rule, np.asarray(first), ids[group], table)
 
@@ -182,7 +187,7 @@ def _merge(parts: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _row(
-    number: int, part: np.void, roi: Roi, voxel_size: Nm | None, offset: Nm, full: float
+    number: int, part: np.void, roi: Roi, *, voxel_size: Nm | None, offset: Nm, full: float
 ) -> dict[str, object]:
     """A cleft as the table tells it: boxes half-open, voxels of the volume, nm of the tissue."""
     voxels = int(part["voxels"])

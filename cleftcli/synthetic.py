@@ -49,7 +49,7 @@ def tissue(shape: Zyx, voxel_size: tuple[float, float, float], seed: int) -> Tis
     # distance to the plane half way between the two nearest centres, positive inside the nearer
     apart = np.linalg.norm(centres[a] - centres[b], axis=-1)
     wall = (far**2 - near**2) / (2 * apart)
-    clefts, vesicles = _synapses(positions, centres, a, b, wall, random)
+    clefts, vesicles = _synapses(positions, (a, b), wall, len(centres), random)
     tone = random.uniform(0.55, 0.72, len(centres))[a]
     texture = ndimage.gaussian_filter(random.standard_normal(shape), (0, 1.2, 1.2))
     image = tone + 0.10 * texture / texture.std()
@@ -89,17 +89,17 @@ def _two_nearest(positions: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray
 
 def _synapses(
     positions: np.ndarray,
-    centres: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
+    nearest: tuple[np.ndarray, np.ndarray],
     wall: np.ndarray,
+    cells: int,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cleft ids (0 elsewhere) and the vesicles' walls: (z, y, x) int64 and bool."""
     clefts, vesicles = np.zeros(wall.shape, np.int64), np.zeros(wall.shape, bool)
     thin = np.argwhere(wall < CLEFT_NM)
-    first, second = a[tuple(thin.T)], b[tuple(thin.T)]
-    pair = np.minimum(first, second) * len(centres) + np.maximum(first, second)
+    own, other = nearest
+    first, second = own[tuple(thin.T)], other[tuple(thin.T)]
+    pair = np.minimum(first, second) * cells + np.maximum(first, second)
     order = np.argsort(pair, kind="stable")
     _, starts = np.unique(pair[order], return_index=True)
     number = 0
@@ -111,7 +111,7 @@ def _synapses(
         disc = facet[away < random.uniform(*CLEFT_RADIUS_NM)]
         number += 1
         clefts[tuple(disc.T)] = number
-        _fill(vesicles, positions, a == a[tuple(middle)], middle, random)
+        _fill(vesicles, positions, own == own[tuple(middle)], middle, random)
     return clefts, vesicles & (wall > CLEFT_NM)
 
 

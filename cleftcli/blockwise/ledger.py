@@ -58,10 +58,8 @@ class Ledger:
 
     def forget(self) -> None:
         """No block is done: the output they were written to is gone."""
-        first = self._file.seek(0) or self._file.readline()
         self._file.seek(0)
-        self._file.truncate()
-        self._file.write(first)
+        self._file.truncate(len(self._file.readline().encode()))
         self.records.clear()
 
     def _read(self, fingerprint: dict[str, Any]) -> None:

@@ -30,7 +30,9 @@ def main(output: FolderOption = Path("cleft-demo")) -> None:
         printed = _run(command)
         scores = printed if command[0] == "evaluate" else scores
     picture, auc = finish(demo, scores)
-    typer.echo(f"\nAUC {auc:.4f} on the part that was not trained on. Raw, truth, prediction:", err=True)
+    typer.echo(
+        f"\nAUC {auc:.4f} on the part that was not trained on. Raw, truth, prediction:", err=True
+    )
     report.result({}, as_json=False, text=str(picture))
 
 

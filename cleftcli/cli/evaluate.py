@@ -15,7 +15,9 @@ from cleftcli.cli.options import (
     parse_voxel_size,
 )
 
-TruthArg = Annotated[str, typer.Argument(help="Cleft ids or mask: container or dataset.")]
+TruthArg = Annotated[
+    str, typer.Argument(metavar="TRUTH", help="Cleft ids or mask: container or dataset.")
+]
 SweepOption = Annotated[bool, typer.Option("--sweep", help="Find the best threshold.")]
 
 

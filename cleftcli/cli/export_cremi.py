@@ -15,7 +15,10 @@ from cleftcli.cli.options import (
 )
 
 PredictionsArg = Annotated[
-    list[str], typer.Argument(help="Containers or datasets: probability, mask or ids.")
+    list[str],
+    typer.Argument(
+        metavar="PREDICTION...", help="Containers or datasets: probability, mask or ids."
+    ),
 ]
 FileOption = Annotated[
     Path, typer.Option("-o", "--output", help="A .hdf file, or a folder for several.")

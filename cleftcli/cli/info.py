@@ -7,7 +7,9 @@ import typer
 from cleftcli.cli import report
 from cleftcli.cli.options import JsonOption
 
-PathArg = Annotated[str, typer.Argument(help="Store, array, checkpoint or run folder.")]
+PathArg = Annotated[
+    str, typer.Argument(metavar="PATH", help="Store, array, checkpoint or run folder.")
+]
 
 
 def main(path: PathArg, json: JsonOption = False) -> None:

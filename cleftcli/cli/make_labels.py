@@ -14,7 +14,7 @@ from cleftcli.cli.options import (
     parse_voxel_size,
 )
 
-CleftsArg = Annotated[str, typer.Argument(help="Cleft ids or mask.")]
+CleftsArg = Annotated[str, typer.Argument(metavar="CLEFTS", help="Cleft ids or mask.")]
 TargetOption = Annotated[str, typer.Option(help="tanh-distance, signed-distance or mask.")]
 ScaleOption = Annotated[
     float | None, typer.Option(help="Distance at which tanh has the argument 1, in --unit.")

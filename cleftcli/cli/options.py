@@ -28,7 +28,8 @@ ThresholdOption = Annotated[
 ]
 MinVoxelsOption = Annotated[int, typer.Option(min=0, help="Drop clefts with fewer voxels.")]
 PredictionArg = Annotated[
-    str, typer.Argument(help="Container or dataset: probability, mask or ids.")
+    str,
+    typer.Argument(metavar="PREDICTION", help="Container or dataset: probability, mask or ids."),
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="safetensors checkpoint. Default: the one that ships.")

@@ -18,7 +18,9 @@ from cleftcli.cli.options import (
 )
 from cleftcli.geometry import parse_zyx
 
-VolumeArg = Annotated[str, typer.Argument(help="Raw volume: container or dataset.")]
+VolumeArg = Annotated[
+    str, typer.Argument(metavar="VOLUME", help="Raw volume: container or dataset.")
+]
 OutputOption = Annotated[
     str | None,
     typer.Option("-o", "--output", help="Store to write, .zarr or .n5. Default: NAME.cleft.zarr"),

@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LINES = 30.0
 class Report(Protocol):
     """Called with what is done, of how much, and numbers worth seeing."""
 
-    def __call__(self, done: int, total: int, facts: dict[str, float] | None = None) -> None:
+    def __call__(self, done: int, total: int, facts: dict[str, float] | None = None, /) -> None:
         """Show it."""
 
 
@@ -27,12 +27,16 @@ def progress(what: str) -> Iterator[Report]:
     import logging
 
     if not logging.getLogger("cleftcli").isEnabledFor(logging.INFO):
-        yield lambda done, total, facts=None: None
+        yield _silent
     elif sys.stderr.isatty():
         with _bar(what) as shown:
             yield shown
     else:
         yield _lines(what)
+
+
+def _silent(_done: int, _total: int, _facts: dict[str, float] | None = None) -> None:
+    pass
 
 
 @contextmanager
@@ -42,7 +46,9 @@ def _bar(what: str) -> Iterator[Report]:
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, TextColumn("{task.fields[facts]}"), console=Console(stderr=True)) as bar:
+    with Progress(
+        *columns, TextColumn("{task.fields[facts]}"), console=Console(stderr=True)
+    ) as bar:
         task = bar.add_task(what, total=None, facts="")
 
         def show(done: int, total: int, facts: dict[str, float] | None = None) -> None:

@@ -18,13 +18,12 @@ from cleftcli.cli.options import (
 )
 
 LowOption = Annotated[
-    float | None, typer.Option(help="Probability down to which a cleft extends. Default: threshold.")
+    float | None,
+    typer.Option(help="Probability down to which a cleft extends. Default: threshold."),
 ]
 SectionsOption = Annotated[int, typer.Option(min=0, help="Drop clefts in fewer sections.")]
 ConnectivityOption = Annotated[int, typer.Option(help="6 (faces) or 26 (corners too).")]
-TableOption = Annotated[
-    Path | None, typer.Option(help="Table of clefts to write, .csv or .json.")
-]
+TableOption = Annotated[Path | None, typer.Option(help="Table of clefts to write, .csv or .json.")]
 
 
 def main(

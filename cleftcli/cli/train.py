@@ -8,7 +8,7 @@ import typer
 from cleftcli.cli import report
 from cleftcli.cli.options import DeviceOption, JsonOption
 
-ConfigArg = Annotated[Path, typer.Argument(help="TOML file; see docs/configs.")]
+ConfigArg = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file; see docs/configs.")]
 RunOption = Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")]
 

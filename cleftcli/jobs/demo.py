@@ -75,16 +75,16 @@ class Demo:
         at = self.folder
         config, run, prediction = at / "config.toml", at / "run", at / "prediction.zarr"
         clefts = self.volume / "volumes" / "labels" / "clefts"
+        checkpoint = ["--checkpoint", run / "checkpoint.safetensors"]
+        table = ["--table", at / "clefts.csv"]
         resume = ["--resume"] if (run / "state.safetensors").exists() else []
         _, y, x = (f"{a}:{b}" for a, b in zip(HELD_OUT.offset, HELD_OUT.end, strict=True))
         steps = [
             ["info", self.volume],
             ["make-labels", clefts, "-o", at / "labels.zarr"],
             ["train", config, "-o", run, *resume],
-            ["predict", self.volume, "-o", prediction]
-            + ["--checkpoint", run / "checkpoint.safetensors", "--roi", f":,{y},{x}"],
-            ["segment", prediction, "-o", at / "clefts.zarr"]
-            + ["--table", at / "clefts.csv", "--overwrite"],
+            ["predict", self.volume, "--roi", f":,{y},{x}", "-o", prediction, *checkpoint],
+            ["segment", prediction, "-o", at / "clefts.zarr", *table, "--overwrite"],
             ["evaluate", prediction, self.volume, "--sweep", "--json"],
             ["export-cremi", prediction, "-o", at / "submission.hdf", "--overwrite"],
         ]

@@ -54,7 +54,9 @@ def evaluate(
         min_voxels=min_voxels,
     )
     if sweeping and pair.prediction.content != "probability":
-        raise UsageError(f"{found.address} holds {pair.prediction.content}; only probabilities sweep")
+        raise UsageError(
+            f"{found.address} holds {pair.prediction.content}; only probabilities sweep"
+        )
     rows = sweep(pair) if sweeping else [(pair.prediction.threshold, pair.compare())]
     best, comparison = min(rows, key=lambda row: _order(row[1]))
     return {

@@ -129,7 +129,6 @@ class Plan:
             "dtype": str(self.volume.dtype),
             "intensity_range": list(self.process.black_white),
             "checkpoint": checkpoint.digest(self.checkpoint_path),
-            "roi": str(self.blocks.roi),
             "tile": list(self.process.tiling.grid.tile),
             "stride": list(self.process.tiling.grid.stride),
             "blend": self.settings.blend,
@@ -142,9 +141,7 @@ class Plan:
     def summary(self) -> dict[str, Any]:
         """What the run will do and need, for a person or a script."""
         grid, roi = self.process.tiling.grid, self.blocks.roi
-        tiles = math.prod(
-            len(grid.starts(a, roi.offset[a], roi.end[a])) for a in range(3)
-        )
+        tiles = math.prod(len(grid.starts(a, roi.offset[a], roi.end[a])) for a in range(3))
         itemsize = np.dtype(self.output.dtype).itemsize
         files = math.prod(-(-n // c) for n, c in zip(roi.shape, self.output.chunks, strict=True))
         return {

@@ -21,6 +21,7 @@ from cleftcli.segmentation import Components, Hysteresis, components
 from cleftcli.volumes import (
     Nm,
     create_volume,
+    is_ours,
     open_volume,
     remove_container,
     split_address,
@@ -55,7 +56,11 @@ class Rule:
         if self.connectivity not in (6, 26):
             raise UsageError(f"connectivity {self.connectivity}: 6 or 26")
         return Hysteresis(
-            threshold * of.full, low * of.full, self.min_voxels, self.min_sections, self.connectivity
+            threshold * of.full,
+            low * of.full,
+            self.min_voxels,
+            self.min_sections,
+            self.connectivity,
         )
 
 
@@ -135,10 +140,9 @@ def _make_room(address: str, *, overwrite: bool) -> None:
     container = split_address(address)[0]
     if not Path(container).exists():
         return
-    attributes = open_volume(address).attributes
-    if not str(attributes.get("made_by", "")).startswith("cleft"):
+    if not is_ours(address):
         raise ConflictError(f"{container} exists and was not made by cleft; choose another -o")
-    if attributes.get("complete") and not overwrite:
+    if open_volume(address).attributes.get("complete") and not overwrite:
         raise ConflictError(f"{container} exists; choose another -o, or --overwrite it")
     remove_container(address)
 

@@ -1,4 +1,4 @@
-"""A config in, a run folder out: checkpoint.safetensors, state.safetensors, log.jsonl, config.toml."""
+"""A config in, a run folder out: its checkpoint, the state to resume from, a log, the config."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _update(run: Run, batch: dict[str, Tensor]) -> dict[str, float]:
             f"Batch {run.step} of seed {run.config.seed} did it"
         )
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if training.gradient_clip is not None:
         nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip)
     run.optimizer.step()

@@ -86,7 +86,9 @@ def restore(path: Path) -> tuple[Checkpoint, nn.Module]:
     checkpoint, weights = load(path)
     network = checkpoint.new_network()
     try:
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+        network.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+        )
     except RuntimeError as error:
         raise InputError(f"{path}: the weights do not fit {checkpoint.network}: {error}") from error
     return checkpoint, network.eval()

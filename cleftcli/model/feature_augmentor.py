@@ -50,7 +50,7 @@ class FeatureAugmentor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, *input_shape) -> (n, c, *output_shape)."""
-        n, c = x.shape[:2]
+        n = len(x)
         source = functional.avg_pool3d(x, self.pool) if max(self.pool) > 1 else x
         k = self.key(source).flatten(2).mT.unsqueeze(1).contiguous()  # (n, 1, keys, c_k)
         v = self.value(source).flatten(2).mT.unsqueeze(1).contiguous()

@@ -29,9 +29,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
         self.first = ConvBlock(c, c)
-        self.second = nn.Sequential(
-            nn.Conv3d(c, c, 3, padding=1, bias=False), nn.BatchNorm3d(c)
-        )
+        self.second = nn.Sequential(nn.Conv3d(c, c, 3, padding=1, bias=False), nn.BatchNorm3d(c))
         self.activation = nn.ELU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,9 +72,7 @@ def level_shapes(input_shape: Zyx, levels: int) -> list[Zyx]:
             f"the nearest that can is {(depth, *legal[1:])}"
         )
     depths = _depths(input_shape[0], levels)
-    return [
-        (d, input_shape[1] >> level, input_shape[2] >> level) for level, d in enumerate(depths)
-    ]
+    return [(d, input_shape[1] >> level, input_shape[2] >> level) for level, d in enumerate(depths)]
 
 
 def _depths(depth: int, levels: int) -> list[int]:

@@ -31,6 +31,7 @@ __all__ = [
     "create_volume",
     "crop",
     "in_memory",
+    "is_ours",
     "is_remote",
     "list_volumes",
     "open_volume",
@@ -74,8 +75,8 @@ def open_volume(
     """The volume at an address; its voxels are read when asked for, never changed.
 
     Args:
-        address: container and dataset in one string, or a container alone: then the finest
-            scale of an OME-NGFF image, else the first of `prefer` that is there, else the only array.
+        address: container and dataset in one string, or a container alone: then the first of
+            `prefer` that is there, else the finest scale of an OME-NGFF image, else the only array.
         prefer: datasets to look for in a container.
         voxel_size: nm, zyx; used instead of what the store says.
 
@@ -109,6 +110,11 @@ def create_volume(
 
     Args:
         address: container and dataset, e.g. `out.zarr/cleft`.
+        shape: voxels.
+        dtype: as stored.
+        chunks: voxels.
+        space: voxel size and offset, nm.
+        attributes: stored with the array.
         format: a writable one of FORMATS; by default zarr v2, or N5 by the container's suffix.
 
     Raises:
@@ -151,12 +157,18 @@ def split_address(address: str) -> tuple[str, str]:
     parts = text.split("/")
     suffixes = tuple(s for f in FORMATS.values() for s in f.suffixes)
     ends = [n for n, part in enumerate(parts, 1) if part.endswith(suffixes)]
-    ends = ends or [
-        n
-        for n in range(1, len(parts) + 1)
-        if not is_remote(text) and chunked.detect("/".join(parts[:n]) or "/")
-    ][:1]
-    container, dataset = "/".join(parts[: ends[-1]] if ends else parts), parts[ends[-1] :] if ends else []
+    ends = (
+        ends
+        or [
+            n
+            for n in range(1, len(parts) + 1)
+            if not is_remote(text) and chunked.detect("/".join(parts[:n]) or "/")
+        ][:1]
+    )
+    container, dataset = (
+        "/".join(parts[: ends[-1]] if ends else parts),
+        parts[ends[-1] :] if ends else [],
+    )
     if ".." in dataset:
         raise UsageError(f"{address}: a dataset may not contain '..'")
     return container, "/".join(p for p in dataset if p)
@@ -165,6 +177,15 @@ def split_address(address: str) -> tuple[str, str]:
 def is_remote(address: str) -> bool:
     """Whether an address is a URL rather than a path."""
     return "://" in address
+
+
+def is_ours(address: str) -> bool:
+    """Whether the array at an address says that cleft made it."""
+    try:
+        made_by = open_volume(address).attributes.get("made_by", "")
+    except InputError:
+        return False
+    return str(made_by).startswith("cleft")
 
 
 def remove_container(address: str) -> None:

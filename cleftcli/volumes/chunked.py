@@ -52,7 +52,7 @@ def _context() -> ts.Context:
 
 
 def _url(container: str) -> str:
-    """tensorstore's address of a container: a URL as it is, a path as file://."""
+    """Tensorstore's address of a container: a URL as it is, a path as file://."""
     return container if "://" in container else "file://" + os.path.realpath(container)
 
 
@@ -130,7 +130,9 @@ def _folders(container: str, layout: Layout) -> Iterator[str]:
     """Folders that hold an array's document; chunks of local stores are not visited."""
     if "://" in container:
         keys = _store(container).list().result()
-        yield from {posixpath.dirname(k.decode()) for k in keys if k.decode().endswith(layout.array)}
+        yield from {
+            posixpath.dirname(k.decode()) for k in keys if k.decode().endswith(layout.array)
+        }
         return
     root = Path(container)
     for folder, below, files in os.walk(root):
@@ -177,7 +179,7 @@ def open_array(container: str, dataset: str, format: str) -> Volume:
         if (group := read_attributes(container, parent, layout))
     ]
     space = metadata.read_space(attributes, parents=parents, xyz=layout.xyz)
-    return _volume(store, container, dataset, format, space, attributes)
+    return _volume(store, container, dataset, format, space=space, attributes=attributes)
 
 
 def create_array(
@@ -210,7 +212,7 @@ def create_array(
         _add_image(container, dataset, layout, space)
     attributes = {**metadata.cremi(space, xyz=layout.xyz), **attributes}
     _merge_attributes(container, dataset, layout, attributes)
-    return _volume(store, container, dataset, format, space, attributes)
+    return _volume(store, container, dataset, format, space=space, attributes=attributes)
 
 
 def _add_image(container: str, dataset: str, layout: Layout, space: Space) -> None:
@@ -231,6 +233,7 @@ def _volume(
     container: str,
     dataset: str,
     format: str,
+    *,
     space: Space,
     attributes: Mapping[str, Any],
 ) -> Volume:
@@ -240,7 +243,7 @@ def _volume(
         format=format,
         shape=zyx(store.shape),
         dtype=np.dtype(store.dtype.numpy_dtype),
-        chunks=zyx(store.chunk_layout.read_chunk.shape),
+        chunks=zyx(np.asarray(store.chunk_layout.read_chunk.shape).tolist()),
         space=space,
         array=Chunked(store, (container, dataset)),
         attributes=attributes,
@@ -276,7 +279,7 @@ def _tolerant(container: str, dataset: str, base: str) -> Any:
     """
     document = read_document(container, posixpath.join(dataset, "attributes.json")) or {}
     codec = document.get("compression") or {"type": document.get("compressionType", "raw")}
-    known = _N5_KNOWN.get(codec.get("type"))
+    known = _N5_KNOWN.get(str(codec.get("type")))
     if known is None:
         raise InputError(f"{container}/{dataset}: N5 codec {codec.get('type')!r} is not supported")
     codec = {k: v for k, v in codec.items() if k == "type" or k in known}

@@ -28,7 +28,7 @@ def read_space(
 
     Args:
         attributes: of the array itself.
-        parents: (path of the array relative to the group, attributes of the group), innermost first.
+        parents: (path of the array in the group, attributes of the group), innermost first.
         xyz: vectors without named axes are in x, y, z (N5).
 
     Raises:

@@ -95,7 +95,8 @@ class Volume:
             raise InputError(f"{self.address}: cannot read voxels {source}: {error}") from error
         if self.roi.holds(roi):
             return data
-        return data[np.ix_(*(i - o for i, o in zip(indices, source.offset, strict=True)))]
+        at = [i - o for i, o in zip(indices, source.offset, strict=True)]
+        return np.asarray(data[np.ix_(*at)])
 
     def write(self, roi: Roi, data: np.ndarray) -> None:
         """Store the voxels of `roi`; they are durable when it returns."""
@@ -139,9 +140,7 @@ class Window:
         self.array.write(self._within(slices), data)
 
     def _within(self, slices: Slices) -> Slices:
-        z, y, x = (
-            slice(s.start + o, s.stop + o) for s, o in zip(slices, self.offset, strict=True)
-        )
+        z, y, x = (slice(s.start + o, s.stop + o) for s, o in zip(slices, self.offset, strict=True))
         return z, y, x
 
 

@@ -6,6 +6,7 @@ Deviation: padded convolutions and ELU, as the other networks of that comparison
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,7 @@ class Network(nn.Module):
         super().__init__()
         self.input_shape = input_shape
         shapes = level_shapes(input_shape, len(channels))
-        self.factors = [factor(a, b) for a, b in zip(shapes[:-1], shapes[1:], strict=True)]
+        self.factors = [factor(a, b) for a, b in itertools.pairwise(shapes)]
         self.encoders = nn.ModuleList(
             _double(a, b) for a, b in zip((1, *channels[:-1]), channels, strict=True)
         )

@@ -1,0 +1,38 @@
+# The two commands of the README are `make demo` and `make test`; both work on a fresh clone.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help install demo test check bench docs
+.DEFAULT_GOAL := help
+
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(READY) ## Make .venv with cleft and its tested dependencies
+
+# torch goes first: later packages then find the pinned build instead of asking for another
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+demo: $(READY) ## Run the whole chain on a generated volume; ends with demo/demo.png
+	$(BIN)/cleft demo -o demo
+
+test: $(READY) ## Run the tests
+	$(BIN)/pytest -q
+
+check: $(READY) ## Format, lint, types, layers, and whether the docs are current
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate_commands.py --check
+
+bench: $(READY) ## Measure: ratios side by side in one run
+	$(BIN)/python tests/benchmarks/run.py
+
+docs: $(READY) ## Write docs/commands.md from the command line itself
+	$(BIN)/python docs/generate_commands.py

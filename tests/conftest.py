@@ -1,0 +1,73 @@
+"""What the tests share: small volumes, a tiny checkpoint, the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from cleftcli.cli import app
+from cleftcli.model.checkpoint import Checkpoint, save
+from cleftcli.synthetic import tissue
+from cleftcli.volumes import Space, Volume, create_volume
+
+VOXEL_SIZE = (40.0, 8.0, 8.0)
+
+
+def store(address: str, data: np.ndarray, **attributes: object) -> Volume:
+    """A zarr or N5 volume that holds an array."""
+    volume = create_volume(
+        address,
+        shape=data.shape,
+        dtype=data.dtype,
+        chunks=tuple(min(n, 16) for n in data.shape),
+        space=Space(VOXEL_SIZE),
+        attributes=attributes,
+    )
+    volume.write(volume.roi, data)
+    return volume
+
+
+@pytest.fixture(scope="session")
+def grown():
+    """Raw and clefts of a small piece of synthetic tissue, 10x48x64."""
+    return tissue((10, 48, 64), VOXEL_SIZE, seed=3)
+
+
+@pytest.fixture
+def volume(tmp_path: Path, grown) -> Path:
+    """A zarr container with volumes/raw and volumes/labels/clefts."""
+    path = tmp_path / "volume.zarr"
+    store(f"{path}/volumes/raw", grown.raw)
+    store(f"{path}/volumes/labels/clefts", grown.clefts)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """An untrained CleftNet for tiles of 4x16x16, with a threshold."""
+    torch.manual_seed(0)
+    made = Checkpoint(
+        network="cleftnet",
+        options={"channels": [4, 6, 8], "key_channels": 4, "max_keys": 64},
+        input_shape=(4, 16, 16),
+        objective="mask_and_boundary",
+        objective_options={},
+        voxel_size=VOXEL_SIZE,
+        step=0,
+        threshold=0.5,
+    )
+    path = tmp_path / "tiny.safetensors"
+    save(path, made, made.new_network().state_dict())
+    return path
+
+
+@pytest.fixture
+def cleft():
+    """Run a command line in this process: cleft("info", path) -> result."""
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    return run

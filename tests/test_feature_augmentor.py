@@ -1,0 +1,127 @@
+"""CleftNet's feature augmentor against its formula, written out in float64."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from cleftcli.model.feature_augmentor import FeatureAugmentor
+
+# input shape, output shape: down, same, up, each also where the depth is 1
+SHAPES = [
+    ((4, 8, 8), (2, 4, 4)),
+    ((1, 8, 8), (1, 4, 4)),
+    ((2, 4, 4), (2, 4, 4)),
+    ((1, 4, 4), (1, 4, 4)),
+    ((2, 4, 4), (4, 8, 8)),
+    ((1, 4, 4), (1, 8, 8)),
+    ((1, 4, 4), (2, 8, 8)),
+    ((2, 6, 4), (1, 3, 2)),
+]
+
+
+def augmentor(source, target, *, c=5, seed=0, **options):
+    torch.manual_seed(seed)
+    made = FeatureAugmentor(c, input_shape=source, output_shape=target, **options)
+    return made.double()
+
+
+def features(shape, *, n=2, c=5, seed=1):
+    return torch.randn(n, c, *shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def attention(fa, source):
+    """V softmax(K^T Q), eq. 1 to 4, and the 1x1x1 convolution back."""
+    k, v = (
+        torch.einsum("oc,nczyx->nozyx", m.weight, source).flatten(2) + m.bias[:, None]
+        for m in (fa.key, fa.value)
+    )
+    logits = torch.einsum("nck,qc->nkq", k, fa.query)
+    weight = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+    z = torch.einsum("nck,nkq->ncq", v, weight)
+    back = torch.einsum("oc,ncq->noq", fa.out.weight, z) + fa.out.bias[:, None]
+    return back.reshape(len(source), -1, *fa.output_shape)
+
+
+def residual(x, target):
+    """Max pool, identity or trilinear interpolation."""
+    if x.shape[2:] == target:
+        return x
+    if x.shape[3] < target[1]:
+        return functional.interpolate(x, target, mode="trilinear", align_corners=False)
+    return functional.adaptive_max_pool3d(x, target)
+
+
+@pytest.mark.parametrize(("source", "target"), SHAPES)
+def test_equals_the_formula(source, target):
+    """The output is V softmax(K^T Q), convolved back, plus the residual."""
+    fa, x = augmentor(source, target), features(source)
+    torch.testing.assert_close(fa(x), attention(fa, x) + residual(x, target), rtol=0, atol=1e-10)
+
+
+def test_logits_are_not_scaled():
+    """Attention is as printed, without the usual division by the root of c_k."""
+    fa, x = augmentor((1, 4, 4), (1, 4, 4)), features((1, 4, 4))
+    with torch.no_grad():
+        fa.query *= 3  # sharpen, so that a factor would show
+        scaled = augmentor((1, 4, 4), (1, 4, 4))
+        scaled.load_state_dict({**fa.state_dict(), "query": fa.query / math.sqrt(5)})
+        torch.testing.assert_close(fa(x), attention(fa, x) + x, rtol=0, atol=1e-10)
+        assert (fa(x) - scaled(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("source", "target"), SHAPES)
+def test_query_is_independent_of_the_input(source, target):
+    """One query for each output position is learned, and the input may be permuted under it."""
+    fa, x = augmentor(source, target), features(source)
+    assert isinstance(fa.query, torch.nn.Parameter)
+    assert fa.query.shape == (math.prod(target), 5)
+    order = torch.randperm(math.prod(source), generator=torch.Generator().manual_seed(2))
+    shuffled = x.flatten(2)[..., order].reshape(x.shape)
+    attended = fa(x) - residual(x, target)
+    torch.testing.assert_close(
+        fa(shuffled) - residual(shuffled, target), attended, rtol=0, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("more", [0, 1, 10**9])
+def test_enough_keys_are_exact(more):
+    """A limit that is not exceeded changes nothing, to the bit."""
+    shapes = ((2, 8, 8), (1, 4, 4))
+    x = features(shapes[0])
+    exact, limited = augmentor(*shapes), augmentor(*shapes, max_keys=2 * 8 * 8 + more)
+    assert torch.equal(exact(x), limited(x))
+
+
+@pytest.mark.parametrize(
+    ("max_keys", "pool"), [(127, 2), (32, 2), (31, 4), (8, 4), (7, 8), (2, 8), (1, 8)]
+)
+def test_pooled_keys_attend_to_the_averaged_input(max_keys, pool):
+    """With fewer keys, attention is that over the input averaged in plane."""
+    source, target = (2, 8, 8), (1, 4, 4)
+    fa, x = augmentor(source, target, max_keys=max_keys), features(source)
+    averaged = functional.avg_pool3d(x, (1, pool, pool))
+    found = attention(fa, averaged) + residual(x, target)
+    torch.testing.assert_close(fa(x), found, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("max_keys", [1, 4, 1000])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 8, 8), (2, 6, 6), (1, 6, 6), (1, 4, 16)])
+def test_no_voxel_is_left_out_of_pooled_keys(shape, max_keys):
+    """Keys are at most `max_keys` or one a section, and each voxel has a part in them."""
+    fa, x = augmentor(shape, shape, max_keys=max_keys), features(shape).requires_grad_()
+    seen = []
+    hook = fa.key.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[2:].numel()))
+    (fa(x) - x).square().sum().backward()
+    hook.remove()
+    assert seen[0] <= max(max_keys, shape[0])
+    assert (x.grad.abs().amax(dim=(0, 1)) > 1e-12).all()
+
+
+@pytest.mark.parametrize(("c", "c_k"), [(5, 3), (3, 3), (2, 2)])
+def test_key_channels(c, c_k):
+    """c_k = c_v is the smaller of the channels and `key_channels`; the output keeps c."""
+    fa = augmentor((1, 4, 4), (1, 4, 4), c=c, key_channels=3)
+    assert fa.key.out_features == fa.value.out_features == fa.query.shape[1] == c_k
+    assert fa(features((1, 4, 4), c=c)).shape == (2, c, 1, 4, 4)

@@ -1,0 +1,210 @@
+"""Every network, found by its file name: what all of them hold."""
+
+import importlib
+import inspect
+import re
+
+import pytest
+import torch
+
+from cleftcli.errors import InputError, UsageError
+from cleftcli.model import available, build
+from cleftcli.model.checkpoint import Checkpoint, restore, save
+from cleftcli.model.objectives import objective
+
+SHAPE = (4, 16, 16)
+TINY = {"channels": [4, 6, 8], "key_channels": 4}
+# a constant added to all keys is cancelled by the softmax over them
+CANCELLED = ("key.bias",)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny tensors: threads that wait for each other cost 50 times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny_options(name):
+    known = inspect.signature(importlib.import_module(f"cleftcli.model.networks.{name}").Network)
+    return {k: v for k, v in TINY.items() if k in known.parameters}
+
+
+def tiny(name, *, seed=0, shape=SHAPE, out_channels=2):
+    torch.manual_seed(seed)
+    return build(name, out_channels=out_channels, input_shape=shape, options=tiny_options(name))
+
+
+def tiles(n, *, seed=1, shape=SHAPE):
+    return torch.rand(n, 1, *shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 16), (1, 8, 24), (8, 32, 16)])
+@pytest.mark.parametrize("out_channels", [1, 2])
+@pytest.mark.parametrize("name", available())
+def test_shape_is_kept(name, out_channels, shape):
+    """The output has the input's tile shape and the channels asked for, and is finite."""
+    network = tiny(name, shape=shape, out_channels=out_channels).eval()
+    with torch.inference_mode():
+        found = network(tiles(2, shape=shape))
+    assert found.shape == (2, out_channels, *shape)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [(2, 1, 4, 16, 32), (2, 1, 8, 16, 16), (2, 2, 4, 16, 16), (1, 4, 16, 16)]
+)
+@pytest.mark.parametrize("name", available())
+def test_another_shape_is_refused(name, wrong):
+    """A tensor of another shape is refused, and the message names the shape expected."""
+    with pytest.raises(InputError, match=r"\(n, 1, 4, 16, 16\)") as caught:
+        tiny(name)(torch.zeros(wrong))
+    assert str(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 18, 16), (4, 16, 3), (3, 16, 16), (6, 16, 16), (5, 30, 7), (0, 16, 16)]
+)
+@pytest.mark.parametrize("name", available())
+def test_impossible_shape_names_one_that_works(name, shape):
+    """An input shape that cannot be halved is refused, and the shape offered works."""
+    with pytest.raises(InputError, match=re.escape(str(shape))) as caught:
+        tiny(name, shape=shape)
+    offered = tuple(int(n) for n in re.findall(r"\d+", str(caught.value))[-3:])
+    with torch.inference_mode():
+        found = tiny(name, shape=offered).eval()(tiles(1, shape=offered))
+    assert found.shape == (1, 2, *offered)
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels", "nearest"),
+    [
+        ((4, 18, 16), 3, (4, 16, 16)),
+        ((4, 16, 19), 3, (4, 16, 20)),
+        ((12, 16, 18), 3, (12, 16, 16)),
+        ((7, 16, 16), 4, (8, 16, 16)),
+        ((15, 64, 64), 5, (16, 64, 64)),
+        ((9, 16, 16), 3, (8, 16, 16)),
+        ((8, 250, 250), 5, (8, 256, 256)),
+    ],
+)
+def test_nearest_legal_shape(shape, levels, nearest):
+    """The shape offered is the nearest: legal edges stay, the others move as little as can be."""
+    options = {"channels": [2] * levels}
+    with pytest.raises(InputError) as caught:
+        build("unet3d", out_channels=1, input_shape=shape, options=options)
+    offered = tuple(int(n) for n in re.findall(r"\d+", str(caught.value))[-3:])
+    assert offered == nearest
+
+
+@pytest.mark.parametrize("name", available())
+def test_gradient_reaches_every_parameter(name):
+    """No parameter is cut off from the loss."""
+    network = tiny(name).double()
+    network(tiles(2).double()).square().mean().backward()
+    largest = {n: p.grad.abs().max().item() for n, p in network.named_parameters()}
+    dead = {n: g for n, g in largest.items() if not g > 1e-12 and not n.endswith(CANCELLED)}
+    assert not dead
+
+
+@pytest.mark.parametrize("name", available())
+def test_batch_items_are_independent(name):
+    """In evaluation a tile's output does not depend on the tiles beside it."""
+    network = tiny(name).eval()
+    x = tiles(3)
+    with torch.inference_mode():
+        together, alone = network(x), network(x[1:2])
+        exchanged = network(torch.stack([-x[0], x[1], x[2] * 0.1]))
+    assert torch.equal(exchanged[1], together[1])
+    torch.testing.assert_close(alone[0], together[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", available())
+def test_output_depends_on_input(name):
+    """Another tile gives another output: nothing is blind."""
+    network = tiny(name).eval()
+    with torch.inference_mode():
+        a, b = network(tiles(2))
+    assert (a - b).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", available())
+def test_state_survives_a_checkpoint(name, tmp_path):
+    """A network saved and restored has the same weights and the same output, in evaluation."""
+    network = tiny(name)
+    network(tiles(2))  # running statistics move
+    made = Checkpoint(
+        network=name,
+        options=tiny_options(name),
+        input_shape=SHAPE,
+        objective="mask_and_boundary",
+        objective_options={},
+        voxel_size=(40.0, 8.0, 8.0),
+        step=1,
+    )
+    save(tmp_path / "a.safetensors", made, network.state_dict())
+    _, restored = restore(tmp_path / "a.safetensors")
+    assert not restored.training
+    state = restored.state_dict()
+    assert state.keys() == network.state_dict().keys()
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+    with torch.inference_mode():
+        assert torch.equal(restored(tiles(1)), network.eval()(tiles(1)))
+
+
+@pytest.mark.parametrize("name", available())
+def test_seed_decides_the_weights(name):
+    """The same seed builds the same network; another seed another one."""
+    one, same, other = tiny(name, seed=5), tiny(name, seed=5), tiny(name, seed=6)
+    assert all(torch.equal(v, same.state_dict()[k]) for k, v in one.state_dict().items())
+    with torch.inference_mode():
+        found = [network.eval()(tiles(1)) for network in (one, same, other)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", available())
+def test_two_patches_are_learnt_by_heart(name):
+    """A few steps on two patches bring the paper's loss down to a tenth."""
+    learned = objective("mask_and_boundary")
+    network = tiny(name, out_channels=learned.channels).train()
+    x = tiles(2)
+    blurred = torch.nn.functional.avg_pool3d(x, (1, 5, 5), 1, (0, 2, 2))[:, 0]
+    targets = {"mask": (blurred > 0.1).to(torch.uint8), "tanh-distance": (blurred * 8 - 0.8).tanh()}
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
+    losses = []
+    for _ in range(300):
+        loss = torch.stack(list(learned.loss(network(x), targets).values())).sum()
+        losses.append(loss.item())
+        if losses[-1] < losses[0] / 10:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 10, losses[::10]
+
+
+def test_unknown_network_names_those_there_are():
+    """An unknown network is a usage error that lists the networks."""
+    with pytest.raises(UsageError, match="cleftnt") as caught:
+        build("cleftnt", out_channels=1, input_shape=SHAPE)
+    assert all(name in str(caught.value) for name in available())
+
+
+@pytest.mark.parametrize("name", available())
+def test_unknown_option_names_those_there_are(name):
+    """An unknown option is a usage error that names it and lists the network's own."""
+    with pytest.raises(UsageError, match="chanels") as caught:
+        build(name, out_channels=1, input_shape=SHAPE, options={"chanels": [4]})
+    assert all(option in str(caught.value) for option in tiny_options(name))
+
+
+@pytest.mark.parametrize("option", ["input_shape", "out_channels"])
+@pytest.mark.parametrize("name", available())
+def test_what_build_states_is_no_option(name, option):
+    """The shape and the channels are stated once: giving them as options is a usage error."""
+    with pytest.raises(UsageError, match=option):
+        build(name, out_channels=1, input_shape=SHAPE, options={option: 1})
