@@ -31,6 +31,7 @@ from cleftcli.volumes import (
 from cleftcli.volumes import hdf5 as hdf5_files
 from cleftcli.volumes.intensity import intensity_range, unit
 from cleftcli.volumes.metadata import read_space
+from cleftcli.volumes.volume import InMemory, Volume
 
 SHAPE, CHUNKS = (5, 7, 11), (2, 3, 4)
 SPACE = Space((40.0, 4.0, 5.0), (80.0, 12.0, 25.0))
@@ -88,9 +89,9 @@ def edit(path, change):
 
 
 def one_layer_deep(folder, source):
-    """A copy of a two-dimensional N5 array with a third axis of length 1; its blocks unchanged."""
-    target = folder / f"{source.parent.stem}.n5" / "raw"
-    shutil.copytree(source, target)
+    """A copy of an N5 container whose flat array has a third axis of length 1, its voxels kept."""
+    target = folder / source.parent.name / source.name
+    shutil.copytree(source.parent, target.parent)
     for chunk in [p for p in target.rglob("*") if p.is_file() and p.name != "attributes.json"]:
         content = chunk.read_bytes()
         mode, rank, *shape = struct.unpack(">HHII", content[:12])
@@ -106,7 +107,7 @@ def one_layer_deep(folder, source):
             document[key].append(1)
 
     edit(target / "attributes.json", deepen)
-    return f"{target.parent}/raw"
+    return str(target)
 
 
 @pytest.fixture(scope="module")
@@ -208,17 +209,9 @@ def test_outside_is_reflected(format, stores, data):
 def test_thin_volumes_are_reflected(shape, pad):
     """Volumes of a single section, row or column reflect as numpy's do: the voxel repeats."""
     data = np.arange(math.prod(shape)).reshape(shape)
-    like = open_nothing(shape)
-    found = in_memory(data, like=like).read(whole(shape).grow((pad, pad, pad)))
+    volume = Volume("nowhere", "zarr2", shape, data.dtype, shape, Space(), InMemory(data))
+    found = volume.read(volume.roi.grow((pad, pad, pad)))
     np.testing.assert_array_equal(found, np.pad(data, pad, mode="reflect"))
-
-
-def open_nothing(shape):
-    """A volume of zeros that is in no store."""
-    from cleftcli.volumes.volume import InMemory, Volume
-
-    data = np.zeros(shape, np.uint8)
-    return Volume("nowhere", "zarr2", shape, data.dtype, shape, Space(), InMemory(data))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -283,7 +276,7 @@ def test_a_container_can_be_the_array(format, tmp_path):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_arrays_are_listed(format, tmp_path):
-    """The addresses of all arrays of a container, or below a group, are listed and can be opened."""
+    """The arrays of a container, or below a group, are listed by addresses that open."""
     make(tmp_path, format, some_voxels("uint8"), name="volumes/raw")
     address = make(tmp_path, format, some_voxels("uint64"), name="volumes/labels/clefts")
     container = split_address(address)[0]
@@ -542,7 +535,7 @@ def test_n5_blosc_with_extra_fields(extra, tmp_path):
 
 @pytest.mark.parametrize("extra", [{"useZlib": False, "level": -1}, {"checksum": False}])
 def test_n5_gzip_with_extra_fields(extra, tmp_path):
-    """Java's default level of -1, and fields of other writers, do not keep an array from opening."""
+    """Java's default level of -1, and fields of other writers, keep no array from opening."""
     data = some_voxels("uint16")
     address = make(tmp_path, "n5", data)
     edit(Path(address) / "attributes.json", lambda d: d["compression"].update(extra))
@@ -913,8 +906,8 @@ def test_a_container_alone_is_the_finest_scale(tmp_path):
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_group_lists_its_arrays(format, tmp_path):
     """A group with several arrays, or a dataset that is not there, lists what could be meant."""
-    make(tmp_path, format, some_voxels("uint8"), name="a/one")
-    address = make(tmp_path, format, some_voxels("uint8"), name="a/two")
+    make(tmp_path, format, some_voxels("uint8"), name="a/one", space=Space())
+    address = make(tmp_path, format, some_voxels("uint8"), name="a/two", space=Space())
     container = split_address(address)[0]
     for named in (container, f"{container}/a", f"{container}/volumes/rwa"):
         with pytest.raises(InputError, match=r"a/one, a/two.*Try: .*/a/one"):

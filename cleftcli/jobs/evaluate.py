@@ -65,7 +65,7 @@ def evaluate(
         "truth": true.address,
         "roi": str(pair.roi),
         "voxel_size": list(pair.voxel_size),
-        "threshold": best,
+        **_threshold(best),
         "min_voxels": min_voxels,
         **scores(comparison),
         "predicted_voxels": comparison.predicted,
@@ -74,6 +74,11 @@ def evaluate(
         "truth_rule": pair.truth.rule,
         **({"sweep": [_row(t, c) for t, c in rows]} if sweeping else {}),
     }
+
+
+def _threshold(value: float | None) -> dict[str, Any]:
+    reason = {"threshold_reason": "masks and ids have none"} if value is None else {}
+    return {"threshold": value, **reason}
 
 
 def _order(of: Comparison) -> float:

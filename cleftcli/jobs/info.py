@@ -80,13 +80,14 @@ def _sample(volume: Volume) -> dict[str, Any]:
     chosen = np.unique(np.linspace(0, depth - 1, SAMPLED_SECTIONS).astype(int)).tolist()
     side = zyx([1, min(height, 1024), min(width, 1024)])
     corner = ((height - side[1]) // 2, (width - side[2]) // 2)
-    low, high, constant = [], [], []
+    low, high, constant, strange = [], [], [], []
     for z in chosen:
         section = volume.read(Roi((z, *corner), side))
-        low.append(section.min())
-        high.append(section.max())
-        if section.min() == section.max():
-            constant.append(z)
+        finite = section[np.isfinite(section)]
+        strange += [z] if finite.size < section.size else []
+        constant += [z] if finite.size and finite.min() == finite.max() else []
+        low += [finite.min()] if finite.size else []
+        high += [finite.max()] if finite.size else []
     warnings = [] if volume.space.voxel_size else ["the voxel size is not stated"]
     size = volume.space.voxel_size
     if size is not None and size[0] < max(size):
@@ -95,5 +96,11 @@ def _sample(volume: Volume) -> dict[str, Any]:
         warnings.append(f"sections without contrast: {constant}")
     if volume.attributes.get("complete") is False:
         warnings.append("not finished")
-    found = {"sampled_sections": chosen, "min": min(low).item(), "max": max(high).item()}
-    return {**found, "warnings": warnings}
+    if strange:
+        warnings.append(f"sections with NaN or inf: {strange}")
+    return {
+        "sampled_sections": chosen,
+        "min": min(low).item() if low else None,
+        "max": max(high).item() if high else None,
+        "warnings": warnings,
+    }

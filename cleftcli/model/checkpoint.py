@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from cleftcli.errors import InputError, UnsafeError
@@ -103,8 +103,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """Tensors and a JSON header to a temporary file, synced, then renamed over `path`."""
     partial = path.with_name(f".{path.name}.partial")
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(plain, partial, metadata={"cleft": json.dumps(header)})
-    with partial.open("rb") as file:
+    data = serialize(plain, metadata={"cleft": json.dumps(header)})
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Zyx
-from cleftcli.volumes import chunked, hdf5
+from cleftcli.volumes import chunked, documents, hdf5
 from cleftcli.volumes.metadata import scales
 from cleftcli.volumes.volume import Nm, Space, Volume, crop, in_memory
 
@@ -56,7 +56,7 @@ class Format:
 def _chunked(name: str, *suffixes: str) -> Format:
     return Format(
         suffixes,
-        partial(chunked.list_arrays, format=name),
+        partial(documents.list_arrays, format=name),
         partial(chunked.open_array, format=name),
     )
 
@@ -162,7 +162,7 @@ def split_address(address: str) -> tuple[str, str]:
         or [
             n
             for n in range(1, len(parts) + 1)
-            if not is_remote(text) and chunked.detect("/".join(parts[:n]) or "/")
+            if not is_remote(text) and documents.detect("/".join(parts[:n]) or "/")
         ][:1]
     )
     container, dataset = (
@@ -196,7 +196,7 @@ def remove_container(address: str) -> None:
 def _format_of(container: str) -> str:
     if container.endswith(FORMATS["hdf5"].suffixes):
         return "hdf5"
-    found = chunked.detect(container)
+    found = documents.detect(container)
     if found is not None:
         return found
     if is_remote(container) or Path(container).exists():
@@ -217,11 +217,11 @@ def _resolve(container: str, dataset: str, format: str, prefer: Sequence[str]) -
         arrays = hdf5.list_arrays(container)
         found = [d for d in wanted if d in arrays]
     else:
-        layout = chunked.LAYOUTS[format]
-        found = [d for d in wanted if chunked.is_array(container, d, layout)]
-        multiscale = scales(chunked.read_attributes(container, dataset, layout))
+        layout = documents.LAYOUTS[format]
+        found = [d for d in wanted if documents.is_array(container, d, layout)]
+        multiscale = scales(documents.read_attributes(container, dataset, layout))
         found += [posixpath.normpath(posixpath.join(dataset, s["path"])) for s in multiscale[:1]]
-        arrays = [] if found else chunked.list_arrays(container, format)
+        arrays = [] if found else documents.list_arrays(container, format)
     if found:
         return found[0]
     below = [a for a in arrays if not dataset or a.startswith(dataset + "/")]

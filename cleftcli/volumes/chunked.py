@@ -1,18 +1,11 @@
-"""zarr v2, zarr v3 and N5 through tensorstore: one engine, on disk, HTTP, S3 and GCS.
-
-Hierarchy and attributes are JSON documents beside the chunks, read through the same key-value
-store; this file knows under which names.
-"""
+"""Arrays of zarr v2, zarr v3 and N5 through tensorstore: one engine for all of them."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 import posixpath
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,27 +14,19 @@ import tensorstore as ts
 from cleftcli.errors import InputError
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.volumes import metadata
+from cleftcli.volumes.documents import (
+    LAYOUTS,
+    Layout,
+    merge_attributes,
+    parents,
+    read_attributes,
+    read_document,
+    url,
+    write_document,
+)
 from cleftcli.volumes.volume import Slices, Space, Volume
 
 CACHE_BYTES = 300_000_000  # neighbouring blocks share chunks: decoding each once is 7x faster
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one format names its documents, and whether it keeps vectors in xyz."""
-
-    driver: str
-    array: str
-    group: str
-    attributes: str
-    xyz: bool = False
-
-
-LAYOUTS = {
-    "zarr2": Layout("zarr", ".zarray", ".zgroup", ".zattrs"),
-    "zarr3": Layout("zarr3", "zarr.json", "zarr.json", "zarr.json"),
-    "n5": Layout("n5", "attributes.json", "attributes.json", "attributes.json", xyz=True),
-}
 _N5_KNOWN = {"raw": (), "gzip": ("level", "useZlib"), "bzip2": ("blockSize",), "xz": ("preset",),
              "zstd": ("level",), "blosc": ("cname", "clevel", "shuffle", "blocksize")}  # fmt: skip
 
@@ -49,97 +34,6 @@ _N5_KNOWN = {"raw": (), "gzip": ("level", "useZlib"), "bzip2": ("blockSize",), "
 @functools.cache
 def _context() -> ts.Context:
     return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
-
-
-def _url(container: str) -> str:
-    """Tensorstore's address of a container: a URL as it is, a path as file://."""
-    return container if "://" in container else "file://" + os.path.realpath(container)
-
-
-@functools.lru_cache(maxsize=64)
-def _store(container: str) -> ts.KvStore:
-    return ts.KvStore.open(_url(container).rstrip("/") + "/").result()
-
-
-def read_document(container: str, key: str) -> dict[str, Any] | None:
-    """The JSON document at `key`, or None where there is none.
-
-    Raises:
-        InputError: it is not JSON, or the store does not answer.
-    """
-    try:
-        found = _store(container).read(posixpath.normpath(key)).result()
-        return dict(json.loads(found.value)) if found.state == "value" else None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{container}/{key}: unreadable metadata: {error}") from error
-
-
-def _write_document(container: str, key: str, document: Mapping[str, Any]) -> None:
-    text = json.dumps(document, indent=1).encode()
-    _store(container).write(posixpath.normpath(key), text).result()
-
-
-def is_array(container: str, dataset: str, layout: Layout) -> bool:
-    """Whether the container holds an array (not a group, not nothing) at `dataset`."""
-    document = read_document(container, posixpath.join(dataset, layout.array))
-    if document is None:
-        return False
-    return layout.driver == "zarr" or "dimensions" in document or "shape" in document
-
-
-def read_attributes(container: str, path: str, layout: Layout) -> dict[str, Any]:
-    """The user attributes of a group or array, {} where it has none."""
-    document = read_document(container, posixpath.join(path, layout.attributes)) or {}
-    return dict(document.get("attributes", {})) if layout.driver == "zarr3" else document
-
-
-def write_attributes(volume: Volume, attributes: Mapping[str, Any]) -> None:
-    """Add to the attributes of an array of ours."""
-    container, dataset = volume.array.place  # type: ignore[attr-defined]
-    _merge_attributes(container, dataset, LAYOUTS[volume.format], attributes)
-
-
-def _merge_attributes(
-    container: str, path: str, layout: Layout, attributes: Mapping[str, Any]
-) -> None:
-    key = posixpath.join(path, layout.attributes)
-    document = read_document(container, key) or {}
-    if layout.driver == "zarr3":
-        document["attributes"] = {**document.get("attributes", {}), **attributes}
-    else:
-        document.update(attributes)
-    _write_document(container, key, document)
-
-
-def detect(container: str) -> str | None:
-    """The format of the container (or array) at this address, by the documents in it."""
-    if read_document(container, "zarr.json") is not None:
-        return "zarr3"
-    if any(read_document(container, k) is not None for k in (".zgroup", ".zarray", ".zattrs")):
-        return "zarr2"
-    return "n5" if read_document(container, "attributes.json") is not None else None
-
-
-def list_arrays(container: str, format: str) -> list[str]:
-    """Paths of the arrays in a container, sorted; "" is the container itself."""
-    layout = LAYOUTS[format]
-    return sorted(p for p in _folders(container, layout) if is_array(container, p, layout))
-
-
-def _folders(container: str, layout: Layout) -> Iterator[str]:
-    """Folders that hold an array's document; chunks of local stores are not visited."""
-    if "://" in container:
-        keys = _store(container).list().result()
-        yield from {
-            posixpath.dirname(k.decode()) for k in keys if k.decode().endswith(layout.array)
-        }
-        return
-    root = Path(container)
-    for folder, below, files in os.walk(root):
-        path = Path(folder).relative_to(root).as_posix()
-        if layout.array in files:
-            yield "" if path == "." else path
-            below[:] = [] if is_array(container, path, layout) else below
 
 
 class Chunked:
@@ -173,12 +67,12 @@ def open_array(container: str, dataset: str, format: str) -> Volume:
     if store.rank != 3:
         raise InputError(f"{address}: expected axes z, y, x; got an array of shape {store.shape}")
     attributes = read_attributes(container, dataset, layout)
-    parents = [
+    above = [
         (posixpath.relpath(dataset, parent) if parent else dataset, group)
-        for parent in _parents(dataset)
+        for parent in parents(dataset)
         if (group := read_attributes(container, parent, layout))
     ]
-    space = metadata.read_space(attributes, parents=parents, xyz=layout.xyz)
+    space = metadata.read_space(attributes, parents=above, xyz=layout.xyz)
     return _volume(store, container, dataset, format, space=space, attributes=attributes)
 
 
@@ -200,18 +94,18 @@ def create_array(
     layout = LAYOUTS[format]
     spec = {
         "driver": layout.driver,
-        "kvstore": f"{_url(container).rstrip('/')}/{dataset}/",
+        "kvstore": f"{url(container).rstrip('/')}/{dataset}/",
         "metadata": _METADATA[format](shape, dtype, chunks),
     }
     # opened where a killed run has left it already
     store = ts.open(spec, context=_context(), create=True, open=True).result()
-    for parent in _parents(dataset):
+    for parent in parents(dataset):
         if read_document(container, posixpath.join(parent, layout.group)) is None:
-            _write_document(container, posixpath.join(parent, layout.group), _GROUPS[format])
+            write_document(container, posixpath.join(parent, layout.group), layout.empty_group)
     if format != "n5" and dataset:
         _add_image(container, dataset, layout, space)
     attributes = {**metadata.cremi(space, xyz=layout.xyz), **attributes}
-    _merge_attributes(container, dataset, layout, attributes)
+    merge_attributes(container, dataset, layout, attributes)
     return _volume(store, container, dataset, format, space=space, attributes=attributes)
 
 
@@ -223,7 +117,7 @@ def _add_image(container: str, dataset: str, layout: Layout, space: Space) -> No
     others = (group.get("ome", {}) if nested else group).get("multiscales", [])
     images = [m for m in others if m.get("name") != name] + metadata.ngff(name, name, space)
     added = {"version": "0.5", "multiscales": images}
-    _merge_attributes(
+    merge_attributes(
         container, parent, layout, {"ome": added} if nested else {"multiscales": images}
     )
 
@@ -257,14 +151,8 @@ def _codec(store: ts.TensorStore) -> str:
     return "none" if found is None else json.dumps(found, separators=(",", ":"))
 
 
-def _parents(dataset: str) -> list[str]:
-    """Paths of the groups above an array, innermost first; the last is the container ("")."""
-    parts = dataset.split("/") if dataset else []
-    return ["/".join(parts[:n]) for n in range(len(parts) - 1, -1, -1)]
-
-
 def _spec(container: str, dataset: str, layout: Layout) -> dict[str, Any]:
-    base = f"{_url(container).rstrip('/')}/{dataset}".rstrip("/") + "/"
+    base = f"{url(container).rstrip('/')}/{dataset}".rstrip("/") + "/"
     # An output may grow while this process looks at it: trust the cache only within one opening.
     spec = {"driver": layout.driver, "kvstore": base, "recheck_cached_data": "open"}
     if layout.driver == "n5":
@@ -325,8 +213,9 @@ def _n5(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
 
 
 _METADATA = {"zarr2": _zarr2, "zarr3": _zarr3, "n5": _n5}
-_GROUPS: dict[str, dict[str, Any]] = {
-    "zarr2": {"zarr_format": 2},
-    "zarr3": {"zarr_format": 3, "node_type": "group", "attributes": {}},
-    "n5": {"n5": "2.0.0"},
-}
+
+
+def write_attributes(volume: Volume, attributes: Mapping[str, Any]) -> None:
+    """Add to the attributes of an array of ours."""
+    container, dataset = volume.array.place  # type: ignore[attr-defined]
+    merge_attributes(container, dataset, LAYOUTS[volume.format], attributes)

@@ -1,0 +1,148 @@
+"""A training run from step to step: update, average, save, load.
+
+Knows batches as tensors; where they come from is `sampling`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cleftcli.config import Config
+from cleftcli.errors import CleftError
+from cleftcli.geometry import zyx
+from cleftcli.model import build
+from cleftcli.model.checkpoint import read_tensors, write_tensors
+from cleftcli.model.device import autocast, choose_device, choose_precision, cores
+from cleftcli.model.objectives import Objective, objective
+
+
+class NotFinite(CleftError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 1
+
+
+@dataclass
+class Run:
+    """What a training run carries from step to step."""
+
+    config: Config
+    folder: Path
+    network: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]  # moving average of the weights: what the checkpoint holds
+    device: torch.device
+    precision: str
+    step: int = 0
+
+
+def new_run(config: Config, folder: Path, device_name: str) -> Run:
+    """A run at step 0, its weights drawn with the config's seed.
+
+    Raises:
+        UsageError: no such network, objective, option, device or precision.
+    """
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(cores())
+    device = choose_device(device_name)
+    learned = objective(config.objective.name, config.objective.options)
+    network = build(
+        config.network.name,
+        out_channels=learned.channels,
+        input_shape=zyx(config.network.input_shape),
+        options=config.network.options,
+    ).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=config.training.learning_rate,
+        weight_decay=config.training.weight_decay,
+    )
+    average = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    precision = choose_precision(config.training.precision, device, training=True)
+    return Run(config, folder, network, learned, optimizer, average, device, precision)
+
+
+def update(run: Run, batch: dict[str, Tensor]) -> dict[str, float]:
+    """One step of the optimiser; the loss before it and its parts.
+
+    Raises:
+        NotFinite: the loss is NaN or infinite; the weights are as they were.
+    """
+    training = run.config.training
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.config, run.step)
+    targets = {k: v.to(run.device) for k, v in batch.items() if k != "raw"}
+    raw = batch["raw"].to(run.device, memory_format=torch.channels_last_3d)
+    with autocast(run.device, run.precision):
+        output = run.network(raw)
+    parts = run.objective.loss(output, targets)
+    loss = torch.stack(list(parts.values())).sum()
+    if not torch.isfinite(loss):
+        raise NotFinite(
+            f"the loss is {loss.item()} at step {run.step}; {run.folder} keeps the state before. "
+            f"Batch {run.step} of seed {run.config.seed} did it"
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if training.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip)
+    run.optimizer.step()
+    run.step += 1
+    _follow(run.average, run.network, training.average, run.step)
+    return {"loss": loss.item(), **{k: v.item() for k, v in parts.items()}}
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Of the update after `step` updates: linear warm-up, then constant or half a cosine to 0."""
+    training = config.training
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    if not training.cosine:
+        return training.learning_rate
+    done = (step - training.warmup_steps) / max(training.steps - training.warmup_steps, 1)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _follow(average: dict[str, Tensor], network: nn.Module, decay: float, step: int) -> None:
+    """Moving average; its first steps weigh the young network less (decay grows with step)."""
+    decay = min(decay, step / (step + 10))
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
+            else:
+                average[name].copy_(value)
+
+
+def save_state(run: Run) -> None:
+    """All that `--resume` needs; batches need only the step."""
+    moments = run.optimizer.state_dict()["state"]
+    tensors = {f"network/{k}": v for k, v in run.network.state_dict().items()}
+    tensors |= {f"average/{k}": v for k, v in run.average.items()}
+    tensors |= {f"moment/{i}/{k}": v for i, m in moments.items() for k, v in m.items()}
+    write_tensors(run.folder / "state.safetensors", tensors, {"step": run.step})
+
+
+def load_state(run: Run) -> None:
+    """Continue where `save_state` was; the next update is the one it would have made."""
+    tensors, header = read_tensors(run.folder / "state.safetensors")
+    run.step = int(header["step"])
+    run.network.load_state_dict(_under("network/", tensors))
+    for name, value in _under("average/", tensors).items():
+        run.average[name].copy_(value)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under("moment/", tensors).items():
+        index, key = name.split("/")
+        moments.setdefault(int(index), {})[key] = value
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

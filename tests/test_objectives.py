@@ -1,0 +1,273 @@
+"""Losses worked out by hand, and what every objective holds."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cleftcli.errors import UsageError
+from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
+from cleftcli.model.objectives import (
+    OBJECTIVES,
+    boundary_loss,
+    consistency_loss,
+    objective,
+    weighted_cross_entropy,
+)
+
+VOXEL_SIZE = (40.0, 8.0, 8.0)
+LN2, LN3 = math.log(2), math.log(3)
+
+# every objective as it is, and once more for every switch it has
+VARIANTS = [(name, {}) for name in OBJECTIVES] + [
+    (name, {f.name: not f.default})
+    for name, cls in OBJECTIVES.items()
+    for f in dataclasses.fields(cls)
+    if isinstance(f.default, bool)
+]
+
+
+def cube(*values):
+    """(1, 2, 2, 2) of eight values."""
+    return torch.tensor(values, dtype=torch.float32).reshape(1, 2, 2, 2)
+
+
+def some_ids(*, clefts=True, full=False, unknown=False):
+    """(2, 4, 8, 8) uint64: one cleft of 24 voxels in each of two patches."""
+    ids = np.full((2, 4, 8, 8), BACKGROUND, np.uint64)
+    if clefts:
+        ids[:, 1:3, 2:4, 1:7] = 7
+    if full:
+        ids[:] = 7
+    if unknown:
+        ids[:, :, 5:] = IGNORE
+    return ids
+
+
+def targets_of(learned, ids):
+    """What the sampler would give for these ids."""
+    found = {}
+    for name in learned.targets:
+        target = TARGETS[name]
+        scale = target.scale_nm(VOXEL_SIZE)
+        each = [target.compute(i, VOXEL_SIZE, scale, zero_is_cleft=False) for i in ids]
+        found[name] = torch.from_numpy(np.stack(each))
+    return found
+
+
+def output_of(learned, *, seed=0, scale=1.0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(2, learned.channels, 4, 8, 8, generator=random) * scale
+
+
+def total(learned, output, targets):
+    return torch.stack(list(learned.loss(output, targets).values())).sum()
+
+
+def test_cross_entropy_by_hand():
+    """Eq. 7 with 2 of 8 voxels positive: they weigh 0.75, the others 0.25."""
+    # p = 3/4 where the logit is ln 3, 1/4 where it is -ln 3
+    logit = cube(LN3, -LN3, LN3, -LN3, -LN3, -LN3, -LN3, -LN3)
+    mask = cube(1, 1, 0, 0, 0, 0, 0, 0)
+    hit, miss = math.log(4 / 3), math.log(4)
+    expected = (0.75 * (hit + miss) + 0.25 * (miss + 5 * hit)) / 8
+    assert weighted_cross_entropy(logit, mask).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("value", "cost"), [(0.0, math.log(4)), (1.0, math.log(4 / 3))])
+def test_no_class_weighs_more_than_nineteen_times_the_other(value, cost):
+    """With one class alone its weight is 0.05, not 0: the share is clipped."""
+    found = weighted_cross_entropy(torch.full((1, 2, 2, 2), LN3), torch.full((1, 2, 2, 2), value))
+    assert found.item() == pytest.approx(0.05 * cost, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("literal", "expected"),
+    [
+        (False, (2 * 0.75 * 0.25 + 6 * 0.25 * 1.0) / 8),
+        (True, (2 * 0.25 * 0.25 + 6 * 0.75 * 1.0) / 8),
+    ],
+)
+def test_boundary_loss_by_hand(literal, expected):
+    """Eq. 8: inside weighs the share of the outside; printed, its own share."""
+    distance = cube(0.5, 0.5, -1, -1, -1, -1, -1, -1)
+    found = boundary_loss(torch.zeros(1, 2, 2, 2), distance, literal=literal)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_distance_zero_is_outside():
+    """A label of exactly 0 counts as outside, as for the mask."""
+    distance = cube(0, 0, 0, 0, 1, 1, -1, -1)
+    found = boundary_loss(cube(1, 1, 1, 1, 1, 1, -1, -1), distance, literal=False)
+    assert found.item() == pytest.approx(4 * 0.25 / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("literal", "expected"),
+    [
+        # two inside, one of them called outside by edge; six outside, one of them called inside
+        (False, (0.25 * LN2 - 0.25 * math.log(1e-6) + 6 * 0.5 * 2 * LN2) / 8),
+        (True, (2 * 0.25 * LN2 + 6 * 0.5 * math.log(4 / 3)) / 8),
+    ],
+)
+def test_consistency_loss_by_hand(literal, expected):
+    """Eq. 9 at p = 3/4: the label says what is inside; printed, the prediction does."""
+    edge = cube(0.5, -0.5, 0.5, -0.5, -0.5, -0.5, -0.5, -0.5)
+    distance = cube(0.8, 0.8, -0.8, -0.8, -0.8, -0.8, -0.8, -0.8)
+    logit = torch.full((1, 2, 2, 2), LN3)
+    found = consistency_loss(logit, edge, distance, literal=literal)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_explained_consistency_penalises_clefts_in_the_background():
+    """Explained, a mask in the background costs more; printed, it costs less."""
+    distance = edge = torch.full((1, 2, 2, 2), -0.9)
+    costs = {
+        literal: [
+            consistency_loss(torch.full((1, 2, 2, 2), x), edge, distance, literal=literal).item()
+            for x in (-3.0, 3.0)
+        ]
+        for literal in (False, True)
+    }
+    assert costs[False][0] < costs[False][1]
+    assert costs[True][0] > costs[True][1]
+
+
+def test_parts_are_weighted_as_stated():
+    """The label augmentor is L_s + 0.5 L_b + 0.2 L_c, and the factors are options."""
+    output = output_of(objective("mask_and_boundary"))
+    targets = targets_of(objective("mask_and_boundary"), some_ids())
+    logit, edge, distance = output[:, 0], output[:, 1].tanh(), targets["tanh-distance"]
+    parts = objective("mask_and_boundary").loss(output, targets)
+    changed = objective("mask_and_boundary", {"boundary": 2.0, "consistency": 0.0})
+    boundary = boundary_loss(edge, distance, literal=False)
+    consistency = consistency_loss(logit, edge, distance, literal=False)
+    assert list(parts) == ["mask", "boundary", "consistency"]
+    torch.testing.assert_close(parts["mask"], weighted_cross_entropy(logit, targets["mask"]))
+    torch.testing.assert_close(parts["boundary"], 0.5 * boundary)
+    torch.testing.assert_close(parts["consistency"], 0.2 * consistency)
+    torch.testing.assert_close(changed.loss(output, targets)["boundary"], 2 * boundary)
+    assert changed.loss(output, targets)["consistency"] == 0
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_unknown_voxels_change_nothing(name, options):
+    """Where nobody knows, the output has no effect on the loss and gets no gradient."""
+    learned = objective(name, options)
+    targets = targets_of(learned, some_ids(unknown=True))
+    output = output_of(learned).requires_grad_()
+    loss = total(learned, output, targets)
+    loss.backward()
+    other = output.detach().clone()
+    other[:, :, :, 5:] = output_of(learned, seed=9, scale=50)[:, :, :, 5:]
+    assert total(learned, other, targets).item() == loss.item()
+    assert (output.grad[:, :, :, 5:] == 0).all()
+    assert (output.grad[:, :, :, :5] != 0).any()
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_unknown_voxels_do_not_dilute(name, options):
+    """The mean is over known voxels: the loss is that of the known part alone."""
+    learned = objective(name, options)
+    targets = targets_of(learned, some_ids(unknown=True))
+    output = output_of(learned)
+    part = {k: v[:, :, :5] for k, v in targets.items()}
+    torch.testing.assert_close(
+        total(learned, output, targets), total(learned, output[:, :, :, :5], part)
+    )
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_loss_is_a_mean(name, options):
+    """Twice the voxels of the same kind cost the same: the step size knows no tile size."""
+    learned = objective(name, options)
+    targets, output = targets_of(learned, some_ids()), output_of(learned)
+    doubled = {k: torch.cat([v, v], dim=-1) for k, v in targets.items()}
+    torch.testing.assert_close(
+        total(learned, output, targets),
+        total(learned, torch.cat([output, output], dim=-1), doubled),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("level", [-100.0, 0.0, 100.0, None])
+@pytest.mark.parametrize(
+    "kind",
+    [{"clefts": False}, {"full": True}, {}, {"unknown": True}, {"full": True, "unknown": True}],
+)
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_loss_and_gradient_are_finite(name, options, kind, level, dtype):
+    """Empty and full masks, certain and wrong outputs, bfloat16: nothing overflows."""
+    learned = objective(name, options)
+    output = output_of(learned) if level is None else torch.full_like(output_of(learned), level)
+    output = output.to(dtype).requires_grad_()
+    parts = learned.loss(output, targets_of(learned, some_ids(**kind)))
+    assert all(p.dtype == torch.float32 and p.shape == () for p in parts.values())
+    assert all(p.isfinite() and p >= 0 for p in parts.values())
+    torch.stack(list(parts.values())).sum().backward()
+    assert output.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_nothing_known_costs_nothing(name, options):
+    """A batch in which nobody knows any voxel has loss 0 and gradient 0."""
+    learned = objective(name, options)
+    output = output_of(learned).requires_grad_()
+    loss = total(learned, output, targets_of(learned, np.full((2, 4, 8, 8), IGNORE, np.uint64)))
+    loss.backward()
+    assert loss.item() == 0
+    assert (output.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_right_answer_costs_less(name):
+    """An output that says what the truth says costs less than its opposite."""
+    learned = objective(name)
+    ids = some_ids()
+    right = torch.where(torch.from_numpy(ids == 7), 3.0, -3.0)[:, None]
+    right = right.repeat(1, learned.channels, 1, 1, 1)
+    targets = targets_of(learned, ids)
+    assert total(learned, right, targets) < 0.2 * total(learned, -right, targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_probability_is_one(name, options, dtype):
+    """Probability is (n, z, y, x) float32 in [0, 1] and rises with the first channel."""
+    learned = objective(name, options)
+    levels = [learned.probability(output_of(learned, scale=s).to(dtype)) for s in (1, 100)]
+    assert all(p.shape == (2, 4, 8, 8) and p.dtype == torch.float32 for p in levels)
+    assert all(((p >= 0) & (p <= 1)).all() for p in levels)
+    certain = torch.full((1, learned.channels, 1, 1, 1), 100.0)
+    assert learned.probability(-certain).item() < 0.01
+    assert learned.probability(certain).item() > 0.99
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective_asks_for_targets_that_exist(name):
+    """Its targets are rows of the table of targets."""
+    assert OBJECTIVES[name].targets
+    assert set(OBJECTIVES[name].targets) <= TARGETS.keys()
+
+
+def test_unknown_objective_names_those_there_are():
+    """An unknown objective is a usage error that lists the objectives."""
+    with pytest.raises(UsageError, match="maks") as caught:
+        objective("maks")
+    assert all(name in str(caught.value) for name in OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_unknown_option_names_those_there_are(name):
+    """An unknown option is a usage error that names it and lists the objective's own."""
+    with pytest.raises(UsageError, match="bounderies") as caught:
+        objective(name, {"bounderies": 1})
+    assert all(f.name in str(caught.value) for f in dataclasses.fields(OBJECTIVES[name]))
+
+
+def test_channels_and_targets_are_no_options():
+    """What an objective is made of cannot be set from a config."""
+    with pytest.raises(UsageError, match="channels"):
+        objective("mask", {"channels": 3})
