@@ -139,9 +139,7 @@ def test_labels_made_in_blocks_equal_those_of_the_whole(
     made = json.loads(ok(cleft("make-labels", clefts, "-o", out, "--target", target, "--json")))
 
     kind = TARGETS[target]
-    whole = kind.compute(
-        grown.clefts, VOXEL_SIZE, kind.scale_nm(VOXEL_SIZE), zero_is_cleft=False
-    )
+    whole = kind.compute(grown.clefts, VOXEL_SIZE, kind.scale_nm(VOXEL_SIZE), zero_is_cleft=False)
     found = open_volume(made["output"])
     assert made["blocks"] > 4
     assert np.array_equal(found.read(found.roi), whole)
@@ -232,6 +230,7 @@ def test_training_resumes_to_the_bit(cleft, tmp_path, config):
     whole, _ = read_tensors(tmp_path / "whole" / "state.safetensors")
     parts, header = read_tensors(tmp_path / "parts" / "state.safetensors")
     assert header["step"] == 4
+    assert len((tmp_path / "parts" / "log.jsonl").read_text().splitlines()) == 4
     assert all(np.array_equal(whole[k].numpy(), parts[k].numpy()) for k in whole)
 
 

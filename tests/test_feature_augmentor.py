@@ -123,5 +123,6 @@ def test_no_voxel_is_left_out_of_pooled_keys(shape, max_keys):
 def test_key_channels(c, c_k):
     """c_k = c_v is the smaller of the channels and `key_channels`; the output keeps c."""
     fa = augmentor((1, 4, 4), (1, 4, 4), c=c, key_channels=3)
+    assert fa.key is not fa.value
     assert fa.key.out_features == fa.value.out_features == fa.query.shape[1] == c_k
     assert fa(features((1, 4, 4), c=c)).shape == (2, c, 1, 4, 4)

@@ -77,6 +77,7 @@ def run(network, raw, tile, overlap, *, blend="bump", write=None, **options):
     )
 
 
+@settings(deadline=None)
 @given(shape=st.tuples(*[st.integers(1, 40)] * 3))
 def test_bump_is_positive(shape):
     """No voxel of a tile weighs nothing; the window is symmetric and highest in the middle."""

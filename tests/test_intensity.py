@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleftcli.errors import InputError
@@ -53,9 +53,10 @@ def test_what_is_no_number_is_grey(dtype):
 
 @pytest.mark.filterwarnings("error")
 def test_huge_numbers_are_white_not_grey():
-    """A number too large for float32 is beyond white, and no infinity."""
-    raw = np.array([-1e300, 0.5, 1e300])
-    np.testing.assert_allclose(unit(raw, (0.0, 1.0)), [0, 0.5, 1])
+    """A finite number far beyond white is white, also where float32 cannot hold it scaled."""
+    np.testing.assert_allclose(unit(np.array([-1e300, 0.5, 1e300]), (0.0, 1.0)), [0, 0.5, 1])
+    raw = np.array([-3e38, 0.0005, 3e38], np.float32)
+    np.testing.assert_allclose(unit(raw, (0.0, 0.001)), [0, 0.5, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.float64])
@@ -65,8 +66,13 @@ def test_a_narrow_range_far_from_zero_keeps_its_levels(dtype):
     np.testing.assert_allclose(unit(raw, (2**30, 2**30 + 10)), np.linspace(0, 1, 11), atol=1e-6)
 
 
+@settings(deadline=None)
 @given(
-    st.lists(st.floats(width=32), min_size=1, max_size=20),
+    st.lists(
+        st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([np.nan, np.inf, -np.inf]),
+        min_size=1,
+        max_size=20,
+    ),
     st.floats(-1e6, 1e6),
     st.floats(1e-3, 1e6),
 )

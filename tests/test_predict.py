@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from cleftcli.errors import ConflictError, IncompleteError, UsageError
+from cleftcli.foreground import read_foreground
 from cleftcli.jobs.predict import Settings, plan, predict
 from cleftcli.volumes import open_volume
 from tests.conftest import VOXEL_SIZE
@@ -107,10 +109,9 @@ def test_a_run_killed_half_way_and_started_again_gives_the_same_bytes(settings, 
     before = len(ledger.read_text().splitlines()) - 1
     assert before < 36, "the run was over before it could be killed"
 
+    part = open_volume(f"{killed}/cleft")
     with pytest.raises(IncompleteError):
-        from cleftcli.foreground import read_foreground
-
-        read_foreground(open_volume(f"{killed}/cleft"))
+        read_foreground(part)
     printed = subprocess.run([*command, "--json"], capture_output=True, check=True, text=True)
 
     assert 3 <= json.loads(printed.stdout)["blocks_resumed"] <= before
@@ -150,8 +151,6 @@ def test_a_folder_that_is_not_ours_survives_overwrite(settings, tmp_path):
 
 def test_a_deleted_output_is_made_anew(settings, tmp_path):
     """A ledger without its output is not believed."""
-    import shutil
-
     first = made(settings("out.zarr"))
     shutil.rmtree(tmp_path / "out.zarr")
 

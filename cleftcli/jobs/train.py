@@ -21,6 +21,7 @@ from cleftcli.geometry import zyx
 from cleftcli.interrupt import stoppable
 from cleftcli.metrics import Undefined, cremi_score, scores
 from cleftcli.model.checkpoint import Checkpoint, save
+from cleftcli.model.device import choose_precision
 from cleftcli.model.inference import Predictor
 from cleftcli.model.objectives import objective
 from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
@@ -116,6 +117,7 @@ def _loop(
 ) -> None:
     steps = run.config.training.steps
     started, waited, log_path = time.monotonic(), 0.0, run.folder / "log.jsonl"
+    _rewind_log(log_path, run.step)
     with stoppable() as stop, log_path.open("a", encoding="utf-8") as lines:
         feed = iter(loader(batches, range(run.step, steps), run.config.training.workers))
         run.network.train()
@@ -132,8 +134,15 @@ def _loop(
                 _save_checkpoint(run, voxel_size, {})
             stop.exit()
     passed = time.monotonic() - started
-    log.info("trained %d steps in %.0f s; waited %.0f %% of it for data",
-             run.step, passed, 100 * waited / max(passed, 1e-9))  # fmt: skip
+    share = 100 * waited / passed if passed else 0.0
+    log.info("step %d after %.0f s; waited %.0f %% of it for data", run.step, passed, share)
+
+
+def _rewind_log(path: Path, step: int) -> None:
+    """Drop the lines of steps that a kill made and the saved state does not know."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:step]), encoding="utf-8")
 
 
 def _save_checkpoint(
@@ -170,7 +179,8 @@ def _is_weight(value: Tensor) -> bool:
 def _choose_threshold(run: Run, held_out: tuple[Source, ...]) -> dict[str, Any]:
     """The threshold with the best mean CREMI-score on held-out regions, and the scores there."""
     run.network.load_state_dict(run.average)
-    predictor = Predictor(run.network.eval(), run.objective, run.device, run.precision)
+    precision = choose_precision("auto", run.device)
+    predictor = Predictor(run.network.eval(), run.objective, run.device, precision)
     pairs = [_held_out_pair(predictor, source, run.config) for source in held_out]
     compared = [sweep(pair) for pair in pairs]
     means: dict[float, float] = {}
