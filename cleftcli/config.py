@@ -7,21 +7,22 @@ used.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cleftcli.errors import InputError, UsageError
 
-Probability = Field(ge=0, le=1)
+Edge = Annotated[float, Field(gt=0)]
 
 
 class Table(BaseModel):
     """A TOML table: frozen, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Region(Table):
@@ -30,7 +31,7 @@ class Region(Table):
     raw: str
     clefts: str
     roi: str | None = None  # z0:z1,y0:y1,x0:x1 in voxels; an empty end means the face
-    voxel_size: tuple[float, float, float] | None = None  # nm, where the store does not say
+    voxel_size: tuple[Edge, Edge, Edge] | None = None  # nm, where the store does not say
 
 
 class Data(Table):
@@ -97,8 +98,10 @@ def load(path: Path) -> Config:
     if not path.is_file():
         raise InputError(f"{path}: no such config")
     try:
-        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        # as JSON, strict types still let an array be a tuple
+        return Config.model_validate_json(json.dumps(table))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
         raise UsageError("\n".join(f"{path}: {_say(e)}" for e in error.errors())) from error

@@ -75,8 +75,7 @@ class Foreground:
         )
 
     def _mask(self, data: np.ndarray) -> np.ndarray:
-        found = cleft_mask(data, zero_is_cleft=self._zero_is_cleft)
-        return np.asarray(found & ~ignore_mask(data))
+        return cleft_mask(data, zero_is_cleft=self._zero_is_cleft)
 
 
 def read_foreground(volume: Volume, threshold: float | None = None) -> Foreground:

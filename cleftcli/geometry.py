@@ -93,6 +93,8 @@ def parse_roi(text: str, shape: Zyx) -> Roi:
     """
     parts = text.split(",")
     try:
+        if len(parts) != 3:
+            raise ValueError
         pairs = [part.split(":") for part in parts]
         offset = zyx([int(a or 0) for a, _ in pairs])
         end = zyx([int(b or n) for (_, b), n in zip(pairs, shape, strict=True)])

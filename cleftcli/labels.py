@@ -35,7 +35,7 @@ def cleft_mask(ids: np.ndarray, *, zero_is_cleft: bool = False) -> np.ndarray:
         zero_is_cleft: whether id 0 is a cleft, as CREMI's scorer takes it in its HDF5 files.
     """
     if ids.dtype != np.uint64:
-        return np.asarray(ids != 0)
+        return np.asarray((ids != 0) & ~ignore_mask(ids))
     known = ids < IGNORE
     return np.asarray(known if zero_is_cleft else known & (ids != 0))
 

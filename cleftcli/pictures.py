@@ -82,4 +82,4 @@ def _scale_bar(
     length = round(nm / nm_per_voxel)
     right, bottom = width - 8, size[1] - 8
     draw.rectangle((right - length, bottom - 4, right, bottom), fill="white")
-    draw.text((right - length, bottom - 20), f"{nm} nm", fill="white", font=font)
+    draw.text((right, bottom - 6), f"{nm} nm", fill="white", font=font, anchor="rb")

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cleftcli.augment import CLEFTS, RAW, nodes
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
 from cleftcli.gunpowder_import import gp
 from cleftcli.labels import TARGETS, cleft_mask
@@ -42,9 +42,9 @@ class Source:
 
 
 def open_source(
-    raw: str, clefts: str, roi: str | None, voxel_size: Nm | None, input_shape: Zyx
+    raw: str, clefts: str, roi: str | None, voxel_size: Nm | None, patch: Zyx | None
 ) -> Source:
-    """A source, once raw and ids are seen to fit each other and a patch.
+    """A source, once raw and ids are seen to fit each other, and a patch if it is drawn from.
 
     Raises:
         InputError: shapes or voxel sizes differ, no voxel size is known, or the box is smaller
@@ -61,8 +61,8 @@ def open_source(
         raise InputError(f"{raw} and {clefts} state different voxel sizes: {sizes}")
     size = voxel_size or ids.space.voxel_size or image.voxel_size
     box = parse_roi(roi, image.shape) if roi else image.roi
-    if any(n < t for n, t in zip(box.shape, input_shape, strict=True)):
-        raise InputError(f"{raw}: the region {box} is smaller than a patch of {input_shape}")
+    if patch is not None and any(n < t for n, t in zip(box.shape, patch, strict=True)):
+        raise InputError(f"{raw}: the region {box} is smaller than a patch of {patch}")
     return Source(raw, clefts, box, size)
 
 
@@ -123,6 +123,14 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     augment: Mapping[str, float] = field(default_factory=dict)
     scale: float | None = None
     unit: str | None = None
+
+    def __post_init__(self) -> None:
+        _, height, width = self.input_shape
+        if self.augment.get("rotate") and height != width:
+            raise UsageError(
+                f"augment.rotate needs patches as high as wide, not {self.input_shape}: turned, "
+                "they would leave the region"
+            )
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         seeds = [np.random.SeedSequence([self.seed, index, k]) for k in range(self.batch_size)]

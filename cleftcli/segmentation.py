@@ -113,7 +113,9 @@ PART = np.dtype(
 
 def _parts(levels: np.ndarray, rule: Hysteresis) -> np.ndarray:
     """Connected parts of a box, numbered from 1."""
-    return np.asarray(cc3d.connected_components(levels >= rule.low, connectivity=rule.connectivity))
+    # as bool, cc3d 4.1.1 fails on lattices of single voxels: its union-find is one too short
+    mask = (levels >= rule.low).view(np.uint8)
+    return np.asarray(cc3d.connected_components(mask, connectivity=rule.connectivity))
 
 
 def _measure(parts: np.ndarray, levels: np.ndarray, roi: Roi, whole: Roi) -> np.ndarray:

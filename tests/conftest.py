@@ -29,6 +29,12 @@ def store(address: str, data: np.ndarray, **attributes: object) -> Volume:
     return volume
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads, and lose much where cores are busy."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def grown():
     """Raw and clefts of a small piece of synthetic tissue, 10x48x64."""

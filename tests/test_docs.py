@@ -61,8 +61,8 @@ def test_the_commands_of_the_tutorial_exist():
     """Every `cleft ...` line of README and tutorial names a command and options it has."""
     reference = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     for page in (ROOT / "README.md", ROOT / "docs" / "tutorial.md"):
-        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"^\s*cleft ([a-z-]+)(.*)$", text, re.MULTILINE):
+        blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for line in re.findall(r"^cleft ([a-z-]+)(.*)$", "".join(blocks), re.MULTILINE):
             section = re.search(rf"## cleft {line[0]}\n.*?(?=\n## |\Z)", reference, re.DOTALL)
             assert section, line
             for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line[1].split("#")[0]):

@@ -158,7 +158,6 @@ def test_raw_is_where_draw_says(source):
         (PATCH, {}),
         (PATCH, {"flip": 0.5, "rotate": 0.5}),
         ((4, 8, 32), {"flip": 0.5}),
-        ((4, 8, 32), {"rotate": 0.5}),
     ],
 )
 def test_patches_stay_inside_the_region(places, clefts, shape, augment):
@@ -171,6 +170,14 @@ def test_patches_stay_inside_the_region(places, clefts, shape, augment):
     )
     assert (positions >= region.offset).all()
     assert (positions < region.end).all()
+
+
+def test_oblong_patches_are_not_turned(places, clefts):
+    """Turned about its centre an oblong patch would leave the region: refused."""
+    inside = open_source(places, clefts, None, None, (4, 8, 32))
+
+    with pytest.raises(UsageError, match="rotate"):
+        batches(inside, input_shape=(4, 8, 32), augment={"rotate": 0.5})
 
 
 def test_every_position_is_drawn(places, clefts):

@@ -29,7 +29,6 @@ from cleftcli.volumes import (
     write_attributes,
 )
 from cleftcli.volumes import hdf5 as hdf5_files
-from cleftcli.volumes.intensity import intensity_range, unit
 from cleftcli.volumes.metadata import read_space
 from cleftcli.volumes.volume import InMemory, Volume
 
@@ -1044,37 +1043,3 @@ def test_what_is_unsafe_has_its_own_exit_code(strangers):
     with pytest.raises(CleftError) as caught:
         open_volume(f"{strangers}/virtual")
     assert caught.value.exit_code == 7
-
-
-# ---- intensities
-
-
-@pytest.mark.parametrize(
-    ("dtype", "attributes", "stated", "expected"),
-    [
-        ("uint8", {}, None, (0, 255)),
-        ("uint16", {"intensity_range": [10, 2000]}, None, (10, 2000)),
-        ("float32", {"contrastAdjustment": {"min": -1, "max": 1}}, None, (-1, 1)),
-        ("uint16", {"intensity_range": [10, 2000]}, (0.0, 4095.0), (0, 4095)),
-    ],
-)
-def test_black_and_white(dtype, attributes, stated, expected, tmp_path):
-    """Black and white are those stated, else the attributes', else 0 and 255 of uint8."""
-    address = make(tmp_path, "zarr2", dtype=dtype, attributes=attributes)
-    assert intensity_range(open_volume(address), stated) == expected
-
-
-def test_black_and_white_are_never_guessed(tmp_path):
-    """A uint16 volume without a stated range is an input error that names the option."""
-    volume = open_volume(make(tmp_path, "zarr2", dtype=np.uint16))
-    with pytest.raises(InputError, match="--intensity-range"):
-        intensity_range(volume)
-    with pytest.raises(InputError, match="empty"):
-        intensity_range(volume, (5.0, 5.0))
-
-
-def test_unit_intensities_are_clipped_and_finite():
-    """Intensities map black to 0 and white to 1, clip beyond, and turn NaN and inf to grey."""
-    assert unit(np.array([0, 51, 255], np.uint8), (0, 255)).tolist() == pytest.approx([0, 0.2, 1])
-    raw = np.array([-5, 0, 50, 100, 200, np.nan, np.inf], np.float32)
-    assert unit(raw, (0, 100)).tolist() == [0, 0, 0.5, 1, 1, 0.5, 0.5]

@@ -71,10 +71,14 @@ class Ledger:
             self._file.truncate()
             self._append({"fingerprint": fingerprint})
             return
-        found = json.loads(whole[0]).get("fingerprint", {})
+        found = _parsed(whole[0], "fingerprint")
+        if found is None:
+            raise ConflictError(f"{self.path} is no ledger of cleft; choose another -o")
+        found = found["fingerprint"]
         if found != fingerprint:
             raise ConflictError(_difference(self.path, found, fingerprint))
-        for record in map(_parsed, whole[1:]):
+        for line in whole[1:]:
+            record = _parsed(line, "block")
             if record is not None:
                 self.records[record.pop("block")] = record
         self._file.seek(len("".join(whole).encode()))
@@ -97,16 +101,18 @@ def _locked(path: Path) -> TextIO:
     return file
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parsed(line: str, key: str) -> dict[str, Any] | None:
+    """The object on a line, if it is one with that key."""
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and "block" in record else None
+    return record if isinstance(record, dict) and key in record else None
 
 
 def _difference(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    keys = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+    both = found.keys() & wanted.keys()
+    keys = [k for k in {**found, **wanted} if k not in both or found[k] != wanted[k]]
     changes = "; ".join(f"{k}: {found.get(k)!r} -> {wanted.get(k)!r}" for k in keys)
     return (
         f"{path.with_suffix('')} was made with other settings ({changes}). "

@@ -17,7 +17,7 @@ from cleftcli import __version__
 from cleftcli.config import Config, Region, load
 from cleftcli.errors import ConflictError, InputError, UsageError
 from cleftcli.foreground import Foreground, read_foreground
-from cleftcli.geometry import zyx
+from cleftcli.geometry import Zyx, zyx
 from cleftcli.interrupt import stoppable
 from cleftcli.metrics import Undefined, cremi_score, scores
 from cleftcli.model.checkpoint import Checkpoint, save
@@ -53,8 +53,9 @@ def train(
         SystemExit: 130 or 143 after a signal; the state is saved.
     """
     config = load(config_path)
-    sources = _sources(config, config_path.parent, config.data.train)
-    held_out = _sources(config, config_path.parent, config.data.validate_on)
+    patch = zyx(config.network.input_shape)
+    sources = _sources(config_path.parent, config.data.train, patch)
+    held_out = _sources(config_path.parent, config.data.validate_on, None)
     _refuse_overlap(sources, held_out)
     _prepare_folder(config_path, folder, resume=resume)
     run = new_run(config, folder, device)
@@ -66,13 +67,12 @@ def train(
     return {"checkpoint": str(path), "run": str(folder), "steps": run.step, "held_out": chosen}
 
 
-def _sources(config: Config, base: Path, regions: list[Region]) -> tuple[Source, ...]:
+def _sources(base: Path, regions: list[Region], patch: Zyx | None) -> tuple[Source, ...]:
     def place(address: str) -> str:
         return address if "://" in address else str(base / address)
 
-    shape = zyx(config.network.input_shape)
     return tuple(
-        open_source(place(r.raw), place(r.clefts), r.roi, r.voxel_size, shape) for r in regions
+        open_source(place(r.raw), place(r.clefts), r.roi, r.voxel_size, patch) for r in regions
     )
 
 

@@ -14,6 +14,8 @@ from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx
 from cleftcli.model import networks
 
+GIVEN = ("out_channels", "input_shape")  # arguments that are no options
+
 
 def available() -> list[str]:
     """Names of all networks."""
@@ -37,7 +39,7 @@ def build(
     if name not in available():
         raise UsageError(f"network {name!r} is unknown; there are {', '.join(available())}")
     cls = importlib.import_module(f"{networks.__name__}.{name}").Network
-    known = list(inspect.signature(cls).parameters)
+    known = [p for p in inspect.signature(cls).parameters if p not in GIVEN]
     for option in options or {}:
         if option not in known:
             raise UsageError(f"network {name} has no option {option!r}; it has {', '.join(known)}")

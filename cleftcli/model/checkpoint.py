@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from cleftcli.errors import InputError, UnsafeError
-from cleftcli.geometry import Zyx, zyx
+from cleftcli.errors import CleftError, InputError, UnsafeError
+from cleftcli.geometry import Zyx
 from cleftcli.model import build
 from cleftcli.model.objectives import Objective, objective
 
@@ -67,14 +67,19 @@ def load(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
         UnsafeError: a pickle, which could run code.
     """
     tensors, header = read_tensors(path)
-    missing = {"network", "input_shape", "objective", "voxel_size"} - header.keys()
+    missing = {f.name for f in fields(Checkpoint) if f.default is MISSING} - header.keys()
+    missing -= {"training"}
     if missing:
         raise InputError(f"{path}: no checkpoint of cleft; its header lacks {sorted(missing)}")
     known = {f.name for f in fields(Checkpoint)}
     values = {k: v for k, v in header.items() if k in known}
-    values["input_shape"] = zyx(values["input_shape"])
-    z, y, x = values["voxel_size"]
-    return Checkpoint(**{**values, "voxel_size": (z, y, x)}), tensors
+    try:
+        d, h, w = (int(n) for n in values["input_shape"])
+        z, y, x = (float(n) for n in values["voxel_size"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged header: {error}") from error
+    values |= {"input_shape": (d, h, w), "voxel_size": (z, y, x)}
+    return Checkpoint(**values), tensors
 
 
 def restore(path: Path) -> tuple[Checkpoint, nn.Module]:
@@ -84,13 +89,15 @@ def restore(path: Path) -> tuple[Checkpoint, nn.Module]:
         InputError: as `load`, or the weights are another network's.
     """
     checkpoint, weights = load(path)
-    network = checkpoint.new_network()
     try:
-        network.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-        )
+        network = checkpoint.new_network()
+    except (TypeError, CleftError) as error:
+        raise InputError(f"{path}: cannot be rebuilt: {error}") from error
+    try:
+        network.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{path}: the weights do not fit {checkpoint.network}: {error}") from error
+        first = str(error).splitlines()[1:2]
+        raise InputError(f"{path}: the weights do not fit {checkpoint.network}: {first}") from error
     return checkpoint, network.eval()
 
 
@@ -121,14 +128,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     with path.open("rb") as file:
-        if file.read(2).startswith(_PICKLE_STARTS):
-            raise UnsafeError(
-                f"{path}: is a pickle, and loading it could run code; ask its author for a "
-                "safetensors checkpoint"
-            )
+        start = file.read(9)
+    # a safetensors header begins at byte 8, after its length, which may look like anything
+    if start[8:] != b"{" and start.startswith(_PICKLE_STARTS):
+        raise UnsafeError(
+            f"{path}: is a pickle, and loading it could run code; ask its author for a "
+            "safetensors checkpoint"
+        )
     try:
         with safe_open(path, framework="pt") as opened:
-            header = json.loads((opened.metadata() or {}).get("cleft", "{}"))
+            header = dict(json.loads((opened.metadata() or {}).get("cleft", "{}")))
             return {name: opened.get_tensor(name) for name in opened.keys()}, header  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, TypeError, ValueError, OSError) as error:
         raise InputError(f"{path}: damaged, or no safetensors file: {error}") from error

@@ -21,8 +21,8 @@ class FeatureAugmentor(nn.Module):
         input_shape: zyx.
         output_shape: zyx; also the shape of the learned query.
         key_channels: c_k = c_v = min(c, key_channels).
-        max_keys: keys and values are average-pooled in plane, by powers of two, to at most this
-            many positions, or to one a section; None is exact, as printed.
+        max_keys: keys and values are average-pooled in plane to at most this many positions, or
+            to one a section; None is exact, as printed.
 
     Source: Liu & Ji 2021, section III-A, eq. 1 to 5; logits are not scaled, as printed.
     Deviation: c_k and c_v are not given there; `max_keys`.
@@ -69,9 +69,17 @@ class FeatureAugmentor(nn.Module):
 
 
 def _key_pool(shape: Zyx, max_keys: int | None) -> Zyx:
-    """The smallest in-plane power of two that leaves at most `max_keys` positions."""
+    """In-plane windows, doubling until at most `max_keys` positions are left, or one a section.
+
+    An edge that cannot be doubled exactly goes on to its next divisor, so that no row is lost.
+    """
     d, h, w = shape
-    pool = 1
-    while max_keys is not None and d * (h // pool) * (w // pool) > max_keys and pool < min(h, w):
-        pool *= 2
-    return 1, pool, pool
+    y = x = 1
+    while max_keys is not None and d * (h // y) * (w // x) > max_keys and (y, x) != (h, w):
+        y, x = _doubled(h, y), _doubled(w, x)
+    return 1, y, x
+
+
+def _doubled(edge: int, window: int) -> int:
+    """The smallest divisor of an edge that is twice the window or more, at most the edge."""
+    return min((n for n in range(2 * window, edge) if edge % n == 0), default=edge)

@@ -61,15 +61,15 @@ def level_shapes(input_shape: Zyx, levels: int) -> list[Zyx]:
     Source: section IV-B. Deviation: the paper halves a depth of 8 four times; a depth of 1 stays.
 
     Raises:
-        InputError: an in-plane edge is not divisible; the message names the nearest shape that is.
+        InputError: an edge cannot be halved so often; the message names the nearest shape.
     """
     step = 2 ** (levels - 1)
-    legal = zyx([input_shape[0], *(max(round(n / step), 1) * step for n in input_shape[1:])])
-    if legal != input_shape or any(n % 2 and n > 1 for n in _depths(input_shape[0], levels)[:-1]):
-        depth = 2 ** max(round(input_shape[0]).bit_length() - 1, 0)
+    in_plane = [max(round(n / step), 1) * step for n in input_shape[1:]]
+    nearest = zyx([_nearest_depth(input_shape[0], levels), *in_plane])
+    if nearest != input_shape:
         raise InputError(
             f"input shape {input_shape} cannot be halved {levels - 1} times; "
-            f"the nearest that can is {(depth, *legal[1:])}"
+            f"the nearest that can is {nearest}"
         )
     depths = _depths(input_shape[0], levels)
     return [(d, input_shape[1] >> level, input_shape[2] >> level) for level, d in enumerate(depths)]
@@ -77,6 +77,12 @@ def level_shapes(input_shape: Zyx, levels: int) -> list[Zyx]:
 
 def _depths(depth: int, levels: int) -> list[int]:
     return [max(depth >> level, 1) for level in range(levels)]
+
+
+def _nearest_depth(depth: int, levels: int) -> int:
+    """The depth closest to this that is even, or 1, wherever it is halved."""
+    candidates = sorted(range(1, max(2 * depth, 1) + 1), key=lambda n: abs(n - depth))
+    return next(n for n in candidates if all(d == 1 or d % 2 == 0 for d in _depths(n, levels)[:-1]))
 
 
 def factor(larger: Sequence[int], smaller: Sequence[int]) -> Zyx:

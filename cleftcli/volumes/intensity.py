@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cleftcli.errors import InputError
@@ -14,15 +16,11 @@ def intensity_range(volume: Volume, stated: Range | None = None) -> Range:
     """The intensities that mean black and white: as stated, by the attributes, or 0..255 for uint8.
 
     Raises:
-        InputError: the volume is not uint8 and nobody says what its black and white are.
+        InputError: the volume is not uint8 and nobody says what its black and white are, or what
+            is said is no range.
     """
-    attributes = volume.attributes
-    contrast = attributes.get("contrastAdjustment")
-    if stated is None and contrast:
-        stated = (float(contrast["min"]), float(contrast["max"]))
-    if stated is None and "intensity_range" in attributes:
-        low, high = attributes["intensity_range"]
-        stated = (float(low), float(high))
+    if stated is None:
+        stated = _of_attributes(volume)
     if stated is None and volume.dtype == np.uint8:
         stated = (0.0, 255.0)
     if stated is None:
@@ -30,15 +28,31 @@ def intensity_range(volume: Volume, stated: Range | None = None) -> Range:
             f"{volume.address} is {volume.dtype}; state which intensities are black and white, "
             "e.g. --intensity-range 0,65535"
         )
-    if not stated[0] < stated[1]:
-        raise InputError(f"{volume.address}: intensity range {stated} is empty")
+    if not -math.inf < stated[0] < stated[1] < math.inf:
+        raise InputError(f"{volume.address}: intensity range {stated} is empty or endless")
     return stated
+
+
+def _of_attributes(volume: Volume) -> Range | None:
+    """Paintera's contrastAdjustment, or intensity_range."""
+    contrast = volume.attributes.get("contrastAdjustment")
+    listed = volume.attributes.get("intensity_range")
+    if contrast is None and listed is None:
+        return None
+    try:
+        low, high = listed if contrast is None else (contrast["min"], contrast["max"])
+        return float(low), float(high)
+    except (TypeError, ValueError, KeyError) as error:
+        found = listed if contrast is None else contrast
+        raise InputError(f"{volume.address}: {found!r} is no intensity range") from error
 
 
 def unit(raw: np.ndarray, black_white: Range) -> np.ndarray:
     """Intensities as float32 in [0, 1], black to white, clipped; NaN and inf become 0.5 (grey)."""
     low, high = black_white
-    scaled = (raw.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+    # float32 holds 8 and 16 bits exactly; wider numbers could lose their levels in it
+    exact: np.ndarray = raw.astype(np.float32 if raw.dtype.itemsize <= 2 else np.float64)
+    scaled: np.ndarray = np.clip((exact - low) / (high - low), 0, 1).astype(np.float32)
     if raw.dtype.kind == "f":
-        scaled = np.where(np.isfinite(scaled), scaled, np.float32(0.5))
-    return np.clip(scaled, 0, 1, out=scaled)
+        scaled[~np.isfinite(raw)] = 0.5
+    return scaled
