@@ -194,14 +194,14 @@ def remove_container(address: str) -> None:
 
 
 def _format_of(container: str) -> str:
+    if not is_remote(container) and not Path(container).exists():
+        raise InputError(f"{container}: no such file or folder{_siblings(Path(container))}")
     if container.endswith(FORMATS["hdf5"].suffixes):
         return "hdf5"
     found = documents.detect(container)
-    if found is not None:
-        return found
-    if is_remote(container) or Path(container).exists():
+    if found is None:
         raise InputError(f"{container}: not a zarr, N5 or HDF5 store")
-    raise InputError(f"{container}: no such file or folder{_siblings(Path(container))}")
+    return found
 
 
 def _siblings(path: Path) -> str:
@@ -215,7 +215,7 @@ def _resolve(container: str, dataset: str, format: str, prefer: Sequence[str]) -
     wanted = [dataset, *(posixpath.join(dataset, p) for p in prefer)]
     if format == "hdf5":
         arrays = hdf5.list_arrays(container)
-        found = [d for d in wanted if d in arrays]
+        found = [d for d in wanted if hdf5.find(container, d) is not None]
     else:
         layout = documents.LAYOUTS[format]
         found = [d for d in wanted if documents.is_array(container, d, layout)]

@@ -53,7 +53,8 @@ def _opened(address: str) -> ts.KvStore:
 
 
 def _store(container: str) -> ts.KvStore:
-    return _opened(url(container).rstrip("/") + "/")
+    address = url(container)
+    return _opened(address if address.endswith("/") else address + "/")
 
 
 def read_document(container: str, key: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ A file that points at other files is refused: reading it could copy a stranger's
 from __future__ import annotations
 
 import functools
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cleftcli.geometry import Zyx, zyx
 from cleftcli.volumes import metadata
 from cleftcli.volumes.volume import Slices, Space, Volume
 
+MOST_LINKS = 16  # a chain of soft links longer than this is a circle
 FILE_FORMAT = "0.2"  # of the CREMI challenge
 CACHE_BYTES = 100_000_000  # per dataset: h5py's own 1 MB decodes the same gzip chunks over and over
 
@@ -75,16 +77,41 @@ def open_array(path: str, dataset: str) -> Volume:
     """The dataset at `dataset`.
 
     Raises:
-        InputError: it is not three-dimensional.
+        InputError: there is none, or it is not three-dimensional.
         UnsafeError: it, or a group above it, lives in another file.
     """
-    file = open_file(path)
-    _refuse_foreign(file, path, dataset)
-    item = file[dataset]
+    item = find(path, dataset)
+    if item is None:
+        raise InputError(f"{path}/{dataset}: no such dataset")
+    if item.external or item.is_virtual:
+        raise UnsafeError(f"{path}/{dataset}: keeps its voxels in other files")
     if item.ndim != 3:
         raise InputError(f"{path}/{dataset}: expected axes z, y, x; got shape {item.shape}")
     attributes = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in item.attrs.items()}
     return _volume(path, item, metadata.read_space(attributes), attributes)
+
+
+def find(path: str, dataset: str) -> h5py.Dataset | None:
+    """The dataset of that name, by links within the file only; None where there is none.
+
+    Raises:
+        UnsafeError: the name leads to another file.
+    """
+    item = _follow(open_file(path), dataset, MOST_LINKS)
+    return item if isinstance(item, h5py.Dataset) else None
+
+
+def _follow(file: h5py.File, name: str, links: int) -> Any:
+    item: Any = file
+    for part in (p for p in name.split("/") if p):
+        link = item.get(part, getlink=True) if isinstance(item, h5py.Group) and links else None
+        if isinstance(link, h5py.ExternalLink):
+            raise UnsafeError(f"{file.filename}/{name}: links to another file ({link.filename})")
+        if isinstance(link, h5py.SoftLink):
+            item = _follow(file, posixpath.join(item.name, link.path), links - 1)
+        else:
+            item = item[part] if link is not None else None
+    return item
 
 
 def create_array(
@@ -117,14 +144,3 @@ def _volume(path: str, item: h5py.Dataset, space: Space, attributes: Mapping[str
         attributes=attributes,
         codec=item.compression or "none",
     )
-
-
-def _refuse_foreign(file: h5py.File, path: str, dataset: str) -> None:
-    parts = dataset.strip("/").split("/")
-    for n in range(1, len(parts) + 1):
-        link = file.get("/".join(parts[:n]), getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise UnsafeError(f"{path}/{dataset}: links to another file ({link.filename})")
-    item = file[dataset]
-    if item.external or item.is_virtual:
-        raise UnsafeError(f"{path}/{dataset}: keeps its voxels in other files")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -35,16 +36,14 @@ def intensity_range(volume: Volume, stated: Range | None = None) -> Range:
 
 def _of_attributes(volume: Volume) -> Range | None:
     """Paintera's contrastAdjustment, or intensity_range."""
-    contrast = volume.attributes.get("contrastAdjustment")
-    listed = volume.attributes.get("intensity_range")
-    if contrast is None and listed is None:
+    stated = volume.attributes.get("contrastAdjustment", volume.attributes.get("intensity_range"))
+    if stated is None:
         return None
     try:
-        low, high = listed if contrast is None else (contrast["min"], contrast["max"])
+        low, high = (stated["min"], stated["max"]) if isinstance(stated, Mapping) else stated
         return float(low), float(high)
     except (TypeError, ValueError, KeyError) as error:
-        found = listed if contrast is None else contrast
-        raise InputError(f"{volume.address}: {found!r} is no intensity range") from error
+        raise InputError(f"{volume.address}: {stated!r} is no intensity range") from error
 
 
 def unit(raw: np.ndarray, black_white: Range) -> np.ndarray:

@@ -5,6 +5,7 @@ N5 keeps vectors in x, y, z and no library turns them: that happens here, once.
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,13 +35,24 @@ def read_space(
     Raises:
         InputError: a stated voxel size is not three positive numbers, or its unit is unknown.
     """
+    try:
+        found = _first(attributes, parents, xyz=xyz)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(f"unreadable voxel size or offset: {error}") from error
+    if found is None:
+        return Space()
+    if found.voxel_size is None or not all(0 < v < math.inf for v in found.voxel_size):
+        raise InputError(f"voxel size {found.voxel_size} in {found.source} is not positive")
+    return found
+
+
+def _first(
+    attributes: Attributes, parents: Sequence[tuple[str, Attributes]], *, xyz: bool
+) -> Space | None:
+    """What the first dialect that is spoken says."""
     found = _named_axes(attributes) or _pixel_resolution(attributes) or _cremi(attributes, xyz=xyz)
     for path, group in parents:
         found = found or _ngff(group, path)
-    if found is None:
-        return Space()
-    if found.voxel_size is None or not all(v > 0 for v in found.voxel_size):
-        raise InputError(f"voxel size {found.voxel_size} in {found.source} is not positive")
     return found
 
 
@@ -129,13 +141,16 @@ def _ngff(group: Attributes, path: str) -> Space | None:
     return None
 
 
-def _ngff_space(multiscale: Attributes, dataset: Attributes) -> Space:
+def _ngff_space(multiscale: Attributes, dataset: Attributes) -> Space | None:
     axes = [a["name"] for a in multiscale["axes"]]
     scale, translation = [1.0] * len(axes), [0.0] * len(axes)
-    for step in (
+    steps = [
         *dataset.get("coordinateTransformations", []),
         *multiscale.get("coordinateTransformations", []),
-    ):
+    ]
+    if not any(step["type"] == "scale" for step in steps):
+        return None
+    for step in steps:
         if step["type"] == "scale":
             scale = [a * b for a, b in zip(scale, step["scale"], strict=True)]
             translation = [a * b for a, b in zip(translation, step["scale"], strict=True)]
