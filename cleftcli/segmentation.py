@@ -199,7 +199,7 @@ def _row(
     row["max_probability"] = round(float(part["max"]) / full, 4)
     ends = [(int(part[f"{a}0"]), int(part[f"{a}1"])) for a in _AXES]
     row["touches_border"] = any(
-        low == o for (low, high), o, e in zip(ends, roi.offset, roi.end, strict=True)
+        low == o or high == e for (low, high), o, e in zip(ends, roi.offset, roi.end, strict=True)
     )
     for a, (low, high) in zip(_AXES, ends, strict=True):
         row[f"centroid_{a}"] = round(float(part[f"{a}_sum"]) / voxels, 2)
