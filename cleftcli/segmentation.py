@@ -89,7 +89,7 @@ def components(
     pairs = _touching(np.concatenate(places), np.concatenate(touching), plan.roi, rule.connectivity)
     merged, group = _merge(np.concatenate(parts), pairs)
     keep = (
-        (merged["max"] >= rule.threshold)
+        (merged["max"] >= _as_stored(rule.threshold, levels.dtype))
         & (merged["voxels"] >= rule.min_voxels)
         & (merged["z1"] - merged["z0"] >= rule.min_sections)
     )
@@ -109,6 +109,11 @@ PART = np.dtype(
     + [(f"{a}{n}", "i8") for a in _AXES for n in "01"]
     + [(f"{a}_sum", "f8") for a in _AXES]
 )
+
+
+def _as_stored(threshold: float, dtype: np.dtype) -> float:
+    """The threshold as `levels >= threshold` rounds it, for floats narrower than its own."""
+    return float(dtype.type(threshold)) if dtype.kind == "f" else threshold
 
 
 def _parts(levels: np.ndarray, rule: Hysteresis) -> np.ndarray:
@@ -205,10 +210,10 @@ def _row(
         row[f"centroid_{a}"] = round(float(part[f"{a}_sum"]) / voxels, 2)
         row[f"{a}0"], row[f"{a}1"] = low, high
     if voxel_size is not None:
-        row["volume_um3"] = voxels * math.prod(voxel_size) / 1e9
+        row["volume_um3"] = round(voxels * math.prod(voxel_size) / 1e9, 9)
         for n, a in enumerate(_AXES):
             centroid = float(part[f"{a}_sum"]) / voxels
             row[f"centroid_{a}_nm"] = round(offset[n] + centroid * voxel_size[n], 2)
-            row[f"{a}0_nm"] = offset[n] + ends[n][0] * voxel_size[n]
-            row[f"{a}1_nm"] = offset[n] + ends[n][1] * voxel_size[n]
+            row[f"{a}0_nm"] = round(offset[n] + ends[n][0] * voxel_size[n], 2)
+            row[f"{a}1_nm"] = round(offset[n] + ends[n][1] * voxel_size[n], 2)
     return row

@@ -327,7 +327,8 @@ def test_four_axes_are_refused(format, tmp_path):
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_damaged_chunk_is_no_zero(format, tmp_path):
     """Reading a damaged chunk is an input error that names volume and voxels; others still read."""
-    random = np.random.default_rng(0).integers(0, 2**32, (4, 520, 16), np.uint32)
+    rows = 520 if format == "hdf5" else 12  # HDF5 chunks are 256 rows
+    random = np.random.default_rng(0).integers(0, 2**32, (4, rows, 16), np.uint32)
     address = make(tmp_path, format, random)
     container, dataset = split_address(address)
     if format == "hdf5":
@@ -342,7 +343,7 @@ def test_a_damaged_chunk_is_no_zero(format, tmp_path):
     volume = open_volume(address)
     with pytest.raises(InputError, match="cannot read voxels 0:1,0:1,0:1"):
         volume.read(Roi((0, 0, 0), (1, 1, 1)))
-    assert volume.read(Roi((2, 519, 8), (1, 1, 1))).item() == random[2, 519, 8]
+    assert volume.read(Roi((2, rows - 1, 8), (1, 1, 1))).item() == random[2, -1, 8]
 
 
 @pytest.mark.parametrize("format", FORMATS)
