@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cleftcli.comparison import Box, Comparison, compare
 from cleftcli.foreground import Foreground
 from cleftcli.geometry import BlockPlan, Roi, fit_block
-from cleftcli.metrics import Box, Comparison, compare
 from cleftcli.segmentation import Hysteresis, components
 from cleftcli.volumes import Nm
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
+from cleftcli.comparison import Box, compare, distances, rank_sum, surface
 from cleftcli.geometry import BlockPlan, whole
-from cleftcli.metrics import METRICS, Box, compare, distances, rank_sum, scores, surface
+from cleftcli.metrics import METRICS, scores
 
 SIZES = [
     (40.0, 4.0, 4.0),

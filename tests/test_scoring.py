@@ -10,10 +10,11 @@ from scipy import ndimage
 from scipy.stats import mannwhitneyu
 
 from cleftcli import scoring
+from cleftcli.comparison import Box, compare
 from cleftcli.foreground import read_foreground
 from cleftcli.geometry import Roi, whole
 from cleftcli.labels import BACKGROUND, IGNORE
-from cleftcli.metrics import METRICS, Box, compare, scores
+from cleftcli.metrics import METRICS, scores
 from cleftcli.scoring import THRESHOLDS, Pair, sweep
 from cleftcli.volumes import Space
 from cleftcli.volumes.volume import InMemory, Volume

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from cleftcli.comparison import Comparison
 from cleftcli.errors import InputError, UsageError
 from cleftcli.foreground import read_foreground
 from cleftcli.geometry import parse_roi, zyx
-from cleftcli.metrics import Comparison, scores
+from cleftcli.metrics import scores
 from cleftcli.scoring import Pair, sweep
 from cleftcli.volumes import Nm, Volume, crop, open_volume
 
