@@ -5,6 +5,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cleftcli.blockwise import run
@@ -88,6 +89,23 @@ def test_blocks_are_drawn_as_workers_become_free(tmp_path):
     run(Touch(tmp_path), blocks(), workers=1, finished=finished)
 
     assert max(ahead) <= 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_listens_beyond_this_machine(tmp_path, workers):
+    """dask accepts code from whoever reaches it: loopback only, and no fixed port."""
+    heard = set()
+
+    def finished(_block, _facts):
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            found = process.net_connections("inet")
+            heard.update(c.laddr for c in found if c.status == psutil.CONN_LISTEN)
+
+    run(Touch(tmp_path), PLAN, workers=workers, finished=finished)
+
+    assert {address.ip for address in heard} == {"127.0.0.1"}
+    assert 8787 not in {address.port for address in heard}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

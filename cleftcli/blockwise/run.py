@@ -17,6 +17,7 @@ from cleftcli.geometry import Block
 from cleftcli.interrupt import stoppable
 
 RETRIES = 2
+LOOPBACK = "127.0.0.1:0"
 WINDOW = 2  # tasks in flight for each worker: one computing, one waiting
 
 
@@ -89,7 +90,10 @@ def _client(workers: int) -> Client:
         n_workers=workers,
         threads_per_worker=1,
         processes=workers > 1,
-        dashboard_address=None,
+        # without an address the HTTP servers would take port 8787 on every interface
+        dashboard_address=LOOPBACK,
+        worker_dashboard_address=LOOPBACK,
+        scheduler_kwargs={"dashboard": False},
         memory_limit=0,
         host="127.0.0.1" if workers > 1 else None,
     )
