@@ -95,7 +95,8 @@ def _client(workers: int) -> Client:
         worker_dashboard_address=LOOPBACK,
         scheduler_kwargs={"dashboard": False},
         memory_limit=0,
-        host="127.0.0.1" if workers > 1 else None,
+        protocol="tcp",
+        host="127.0.0.1",
     )
     return _OwningClient(cluster)
 
