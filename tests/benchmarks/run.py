@@ -99,7 +99,7 @@ def scores_against_edt(path: Path) -> dict[str, float]:
     """The CREMI distances against two full distance transforms, as the reference does."""
     prediction, truth = open_volume(f"{path}/cleft"), open_volume(f"{path}/clefts")
     of = Pair(
-        Foreground(prediction, "mask", None),
+        Foreground(prediction, "probability", 0.5),
         Foreground(truth, "ids", None),
         whole(SHAPE),
         VOXEL_SIZE,
@@ -116,7 +116,7 @@ def scores_against_edt(path: Path) -> dict[str, float]:
         found["theirs"] = (to_a + to_b) / 2
 
     row = pair(ours, theirs)
-    return {**row, "difference_nm": abs(found["ours"] - found["theirs"])}
+    return {**row, "difference_nm": float(abs(found["ours"] - found["theirs"]))}
 
 
 def prediction_against_bare_network(path: Path) -> dict[str, float]:
