@@ -32,6 +32,8 @@ from cleftcli.volumes import (
 log = logging.getLogger(__name__)
 Report = Callable[[int, int], None]
 
+CHUNK: Zyx = (16, 128, 128)
+BLOCK_VOXELS = 2**24  # what one unit of work writes; a kill loses at most the blocks in flight
 CONTRACT = 1  # raised when the same settings would give other voxels
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cleftcli.comparison import Box, Comparison, compare
 from cleftcli.foreground import Foreground
-from cleftcli.geometry import BlockPlan, Roi, fit_block
+from cleftcli.geometry import BlockPlan, Roi, fit_block, zyx
 from cleftcli.segmentation import Hysteresis, components
 from cleftcli.volumes import Nm
 
@@ -42,10 +42,9 @@ class Pair:
         return compare(lambda: self._boxes(None), self.voxel_size)
 
     def _plan(self) -> BlockPlan:
-        chunk = tuple(
-            max(a, b) for a, b in zip(self.prediction.volume.chunks, (1, 64, 64), strict=True)
-        )
-        return BlockPlan(self.roi, fit_block(self.roi.shape, chunk, BLOCK_VOXELS))  # type: ignore[arg-type]
+        chunks = self.prediction.volume.chunks
+        chunk = zyx([max(a, b) for a, b in zip(chunks, (1, 64, 64), strict=True)])
+        return BlockPlan(self.roi, fit_block(self.roi.shape, chunk, BLOCK_VOXELS))
 
     def _boxes(self, large: Large | None) -> Iterator[Box]:
         for block in self._plan():

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import dask
 from distributed import Client, Future, LocalCluster, as_completed
 
 from cleftcli.geometry import Block
@@ -85,7 +84,6 @@ def run(
 def _client(workers: int) -> Client:
     """Workers on this machine, reachable from nowhere else; one lives in this process."""
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    dask.config.set({"distributed.worker.daemon": True})
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -24,8 +25,6 @@ class Report(Protocol):
 @contextmanager
 def progress(what: str) -> Iterator[Report]:
     """Progress on stderr: a bar on a terminal, else a line every half minute and the last."""
-    import logging
-
     if not logging.getLogger("cleftcli").isEnabledFor(logging.INFO):
         yield _silent
     elif sys.stderr.isatty():
@@ -82,8 +81,6 @@ def result(found: Any, *, as_json: bool, text: str) -> None:
 
 def hint(text: str) -> None:
     """The next useful command, on stderr."""
-    import logging
-
     if logging.getLogger("cleftcli").isEnabledFor(logging.INFO):
         typer.echo(f"Next: {text}", err=True)
 

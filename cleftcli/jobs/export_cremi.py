@@ -73,7 +73,6 @@ def export_cremi(
         if path.exists() and not overwrite:
             raise ConflictError(f"{path} exists; choose another -o, or --overwrite it")
     sources = [_open(p, threshold, padded=padded, voxel_size=voxel_size) for p in predictions]
-    output.mkdir(parents=True, exist_ok=True) if len(targets) > 1 or not _is_file(output) else None
     return [_export(found, path) for found, path in zip(sources, targets, strict=True)]
 
 

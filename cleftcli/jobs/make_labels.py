@@ -8,11 +8,9 @@ from typing import Any
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, fit_block
 from cleftcli.labels import TARGETS, Nm
-from cleftcli.resumable import Output, Report, make
+from cleftcli.resumable import BLOCK_VOXELS, CHUNK, Output, Report, make
 from cleftcli.volumes import open_volume, split_address
 
-CHUNK = (16, 128, 128)
-BLOCK_VOXELS = 2**24
 CLEFTS = ("volumes/labels/clefts", "clefts")
 
 

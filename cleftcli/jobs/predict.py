@@ -20,7 +20,7 @@ from cleftcli.model.checkpoint import Checkpoint
 from cleftcli.model.device import choose_device, choose_precision, cores
 from cleftcli.model.inference import BLENDS, load_predictor
 from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
-from cleftcli.resumable import Output, Report, check_output, make
+from cleftcli.resumable import BLOCK_VOXELS, CHUNK, Output, Report, check_output, make
 from cleftcli.volumes import Nm, Space, Volume, open_volume, split_address
 from cleftcli.volumes.intensity import Range, intensity_range
 
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 DTYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
 PROBABILITY_IS = {"uint8": "value / 255", "float32": "value"}
-CHUNK: Zyx = (16, 128, 128)
-BLOCK_VOXELS = 2**24  # about 200 MB of work space; a kill loses at most the blocks in flight
 VOXEL_SIZE_TOLERANCE = 1.5  # a network sees other tissue beyond this ratio
 BYTES_PER_VOXEL = 17  # raw uint8 and float32, sum, weights, result
 

@@ -16,7 +16,7 @@ from cleftcli import __version__
 from cleftcli.errors import ConflictError, UsageError
 from cleftcli.foreground import Foreground, read_foreground
 from cleftcli.geometry import BlockPlan, fit_block
-from cleftcli.resumable import check_output
+from cleftcli.resumable import BLOCK_VOXELS, CHUNK, check_output
 from cleftcli.segmentation import Components, Hysteresis, components
 from cleftcli.volumes import (
     Nm,
@@ -28,8 +28,6 @@ from cleftcli.volumes import (
     write_attributes,
 )
 
-CHUNK = (16, 128, 128)
-BLOCK_VOXELS = 2**24
 PREDICTION = ("cleft",)
 
 
