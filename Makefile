@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help install demo test check bench docs
+.PHONY: help install demo test check bench interop docs
 .DEFAULT_GOAL := help
 
 help: ## Print this help
@@ -33,6 +33,9 @@ check: $(READY) ## Format, lint, types, layers, and whether the docs are current
 
 bench: $(READY) ## Measure: ratios side by side in one run
 	$(BIN)/python tests/benchmarks/run.py
+
+interop: $(READY) ## Let other libraries read what cleft writes; installs them elsewhere
+	$(BIN)/python tests/interop/check.py
 
 docs: $(READY) ## Write docs/commands.md from the command line itself
 	$(BIN)/python docs/generate_commands.py

@@ -10,7 +10,7 @@ from cleftcli.volumes import Space, Volume
 from cleftcli.volumes.intensity import intensity_range, unit
 from cleftcli.volumes.volume import InMemory
 
-OTHERS = ["bool", "int8", "int16", "uint16", "int32", "uint32", "uint64", "float32", "float64"]
+OTHERS = ["int8", "int16", "uint16", "int32", "uint32", "uint64", "float32", "float64"]
 
 
 def volume(dtype, **attributes):
@@ -88,9 +88,19 @@ def test_the_result_is_always_in_0_to_1(values, low, extent):
     assert (np.diff(found[np.isfinite(raw)][order]) >= 0).all()
 
 
-def test_uint8_needs_no_range():
-    """Only uint8 has a black and a white of its own."""
+def test_uint8_and_bool_need_no_range():
+    """Only they have a black and a white of their own."""
     assert intensity_range(volume(np.uint8)) == (0, 255)
+    assert intensity_range(volume(bool)) == (0, 1)
+    np.testing.assert_array_equal(unit(np.array([False, True]), (0, 1)), [0, 1])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "int32", "float32"])
+def test_white_below_black_inverts(dtype):
+    """A swapped range turns contrast around, level by level, and is no error."""
+    raw = np.arange(0, 121, 10).astype(dtype)
+    swapped = intensity_range(volume(dtype), (100.0, 20.0))
+    np.testing.assert_allclose(unit(raw, swapped), 1 - unit(raw, (20.0, 100.0)), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", OTHERS)
@@ -116,10 +126,10 @@ def test_ranges_of_attributes():
 
 
 @pytest.mark.parametrize(
-    "stated", [(1, 1), (2, 1), (float("nan"), 1), (0, float("nan")), (0, float("inf"))]
+    "stated", [(1, 1), (float("nan"), 1), (0, float("nan")), (0, float("inf")), (-1e308, 1e308)]
 )
 def test_an_empty_range_is_refused(stated):
-    """A range whose white is not above its black, or endless, is an input error."""
+    """A range whose white is its black, or whose extent is no number, is an input error."""
     with pytest.raises(InputError, match="intensity range"):
         intensity_range(volume(np.uint16), stated)
 

@@ -6,7 +6,6 @@ alone. Voxels and metadata leave this room as zyx and nm, whoever wrote them.
 
 from __future__ import annotations
 
-import difflib
 import posixpath
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,49 +14,72 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from cleftcli.errors import InputError, UsageError
+from cleftcli.errors import CleftError, InputError, UnsafeError, UsageError
 from cleftcli.geometry import Zyx
-from cleftcli.volumes import chunked, documents, hdf5
+from cleftcli.volumes import chunked, creation, documents, hdf5, precomputed, tiff
+from cleftcli.volumes.address import HDF5, TIFF, check_exists, split_address
+from cleftcli.volumes.axes import AS_STORED, Nm, Reading
+from cleftcli.volumes.chunks import Scan
 from cleftcli.volumes.metadata import scales
-from cleftcli.volumes.volume import Nm, Space, Volume, crop, in_memory
+from cleftcli.volumes.stores import is_remote
+from cleftcli.volumes.volume import Space, Volume, crop, in_memory
 
 __all__ = [
+    "AS_STORED",
     "FORMATS",
     "Nm",
+    "Reading",
+    "Scan",
     "Space",
     "Volume",
     "create_volume",
     "crop",
+    "has_array",
     "in_memory",
     "is_ours",
     "is_remote",
     "list_volumes",
     "open_volume",
-    "remove_container",
+    "remove_array",
     "split_address",
     "write_attributes",
 ]
 
-write_attributes = chunked.write_attributes
+MOST_LISTED = 12  # arrays to name in a message
+write_attributes = creation.write_attributes
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of store: how its containers are named, listed and opened."""
+    """A kind of store.
 
-    suffixes: tuple[str, ...]
+    `holds` tells whether there is an array at a dataset of a container, `images` which arrays a
+    group offers to be opened by its own name. Formats with suffixes can be written block by block.
+    """
+
     list_arrays: Callable[[str], list[str]]
-    open_array: Callable[[str, str], Volume]
-    writable: bool = True
+    open_array: Callable[[str, str, Reading], Volume]
+    holds: Callable[[str, str], bool]
+    images: Callable[[str, str], list[str]] = lambda _container, _group: []
+    suffixes: tuple[str, ...] = ()
 
 
-def _chunked(name: str, *suffixes: str) -> Format:
+def _chunked(name: str, suffix: str) -> Format:
+    layout = documents.LAYOUTS[name]
+
+    def images(container: str, group: str) -> list[str]:
+        found = scales(documents.read_attributes(container, group, layout))
+        return [_inside(container, posixpath.join(group, path)) for path in found]
+
     return Format(
-        suffixes,
-        partial(documents.list_arrays, format=name),
-        partial(chunked.open_array, format=name),
+        list_arrays=partial(documents.list_arrays, format=name),
+        open_array=lambda c, d, reading: chunked.open_array(c, d, name, reading),
+        holds=lambda c, d: documents.is_array(c, d, layout),
+        images=images,
+        suffixes=(suffix,),
     )
 
 
@@ -65,34 +87,53 @@ FORMATS: dict[str, Format] = {
     "zarr2": _chunked("zarr2", ".zarr"),
     "zarr3": _chunked("zarr3", ".zarr"),
     "n5": _chunked("n5", ".n5"),
-    "hdf5": Format((".hdf", ".h5", ".hdf5"), hdf5.list_arrays, hdf5.open_array, writable=False),
+    "precomputed": Format(
+        list_arrays=precomputed.list_arrays,
+        open_array=precomputed.open_array,
+        holds=lambda c, d: d in precomputed.list_arrays(c),
+        images=lambda c, d: precomputed.list_arrays(c)[: not d],
+    ),
+    "hdf5": Format(
+        list_arrays=hdf5.list_arrays,
+        open_array=hdf5.open_array,
+        holds=lambda c, d: hdf5.find(c, d) is not None,
+    ),
+    "tiff": Format(
+        list_arrays=tiff.list_arrays,
+        open_array=tiff.open_array,
+        holds=lambda _, d: not d,
+    ),
 }
 
 
 def open_volume(
-    address: str, *, prefer: Sequence[str] = ("volumes/raw",), voxel_size: Nm | None = None
+    address: str, *, prefer: Sequence[str] = ("volumes/raw",), reading: Reading = AS_STORED
 ) -> Volume:
     """The volume at an address; its voxels are read when asked for, never changed.
 
     Args:
         address: container and dataset in one string, or a container alone: then the first of
-            `prefer` that is there, else the finest scale of an OME-NGFF image, else the only array.
+            `prefer` that is there, else the finest scale of an OME-NGFF image or of a
+            precomputed volume, else the only array.
         prefer: datasets to look for in a container.
-        voxel_size: nm, zyx; used instead of what the store says.
+        reading: voxel size in nm, axes and channel, where the store does not say or is wrong.
 
     Raises:
         InputError: nothing usable is there; the message lists what is.
-        UnsafeError: an HDF5 file that points at other files.
+        UnsafeError: an HDF5 file that points at other files, metadata that leave the container.
+        UsageError: the reading does not fit the array.
     """
     container, dataset = split_address(address)
-    format = _format_of(container)
+    format = _format_of(container, dataset)
     dataset = _resolve(container, dataset, format, prefer)
-    volume = FORMATS[format].open_array(container, dataset)
+    volume = FORMATS[format].open_array(container, dataset, reading)
     if 0 in volume.shape:
         raise InputError(f"{volume.address}: the volume is empty, shape {volume.shape}")
-    if voxel_size is None:
+    if volume.dtype.kind not in "biuf":
+        raise InputError(f"{volume.address}: {volume.dtype} are no voxels")
+    if reading.voxel_size is None:
         return volume
-    stated = replace(volume.space, voxel_size=voxel_size, source="--voxel-size")
+    stated = replace(volume.space, voxel_size=reading.voxel_size, source="--voxel-size")
     return replace(volume, space=stated)
 
 
@@ -121,13 +162,15 @@ def create_volume(
         UsageError: no such format can be written block by block.
     """
     container, dataset = split_address(address)
-    known = [n for n, f in FORMATS.items() if f.writable and container.endswith(f.suffixes)]
+    known = [n for n, f in FORMATS.items() if f.suffixes and container.endswith(f.suffixes)]
     if not known or (format or known[0]) not in known:
         raise UsageError(f"{container}: blockwise output goes to a .zarr or .n5 container")
-    return chunked.create_array(
+    there = documents.detect(container) if Path(container).is_dir() else None
+    default = there if there in known else known[0]
+    return creation.create_array(
         container,
         dataset,
-        format or known[0],
+        format or default,
         shape=shape,
         dtype=np.dtype(dtype),
         chunks=chunks,
@@ -139,44 +182,23 @@ def create_volume(
 def list_volumes(address: str) -> list[str]:
     """Addresses of the arrays in the container, or below the group, at an address."""
     container, group = split_address(address)
-    found = FORMATS[_format_of(container)].list_arrays(container)
+    format = FORMATS[_format_of(container, group)]
+    if group and format.holds(container, group):
+        return [address]  # a server that cannot list may still be asked
+    found = format.list_arrays(container)
     inside = [d for d in found if not group or d == group or d.startswith(group + "/")]
     return [posixpath.join(container, d) if d else container for d in inside]
 
 
-def split_address(address: str) -> tuple[str, str]:
-    """Container and dataset of an address; the dataset is "" where it names a container alone.
-
-    The container ends at the last path component with a known suffix; without one, it is the
-    outermost folder of the path that holds a store's documents.
-
-    Raises:
-        UsageError: the dataset climbs out of its container.
-    """
-    text = address.rstrip("/") if "://" in address else str(Path(address).expanduser())
-    parts = text.split("/")
-    suffixes = tuple(s for f in FORMATS.values() for s in f.suffixes)
-    ends = [n for n, part in enumerate(parts, 1) if part.endswith(suffixes)]
-    ends = (
-        ends
-        or [
-            n
-            for n in range(1, len(parts) + 1)
-            if not is_remote(text) and documents.detect("/".join(parts[:n]) or "/")
-        ][:1]
-    )
-    container, dataset = (
-        "/".join(parts[: ends[-1]] if ends else parts),
-        parts[ends[-1] :] if ends else [],
-    )
-    if ".." in dataset:
-        raise UsageError(f"{address}: a dataset may not contain '..'")
-    return container, "/".join(p for p in dataset if p)
-
-
-def is_remote(address: str) -> bool:
-    """Whether an address is a URL rather than a path."""
-    return "://" in address
+def has_array(address: str) -> bool:
+    """Whether a local container holds an array at an address."""
+    container, dataset = split_address(address)
+    if not Path(container).exists():
+        return False
+    try:
+        return FORMATS[_format_of(container, dataset)].holds(container, dataset)
+    except InputError:
+        return False
 
 
 def is_ours(address: str) -> bool:
@@ -188,52 +210,77 @@ def is_ours(address: str) -> bool:
     return str(made_by).startswith("cleft")
 
 
-def remove_container(address: str) -> None:
-    """Delete a local container of ours with all that is in it."""
-    shutil.rmtree(split_address(address)[0])
+def remove_array(address: str) -> None:
+    """Delete a local array of ours; its container too where nothing else is in it."""
+    container, dataset = split_address(address)
+    shutil.rmtree(Path(container, dataset))
+    left = (p for p in Path(container).rglob("*") if not p.is_dir())
+    if dataset and all(p.name in documents.NAMES for p in left):
+        shutil.rmtree(container)
 
 
-def _format_of(container: str) -> str:
-    if not is_remote(container) and not Path(container).exists():
-        raise InputError(f"{container}: no such file or folder{_siblings(Path(container))}")
-    if container.endswith(FORMATS["hdf5"].suffixes):
-        return "hdf5"
-    found = documents.detect(container)
+def _format_of(container: str, dataset: str) -> str:
+    check_exists(container)
+    if container.endswith((*HDF5, *TIFF)):
+        if is_remote(container):
+            raise InputError(f"{container}: HDF5 and TIFF are read from disk; fetch the file first")
+        return "hdf5" if container.endswith(HDF5) else "tiff"
+    path = Path(container)
+    if not is_remote(container) and path.is_file() and not container.endswith(".zip"):
+        if h5py.is_hdf5(container):
+            return "hdf5"
+        raise InputError(f"{container}: not a zarr, N5, precomputed, HDF5 or TIFF store")
+    found = documents.detect(container, dataset)
+    if found is None and not is_remote(container) and tiff.detect(container):
+        return "tiff"
     if found is None:
-        raise InputError(f"{container}: not a zarr, N5 or HDF5 store")
+        raise InputError(f"{container}: not a zarr, N5, precomputed, HDF5 or TIFF store")
     return found
-
-
-def _siblings(path: Path) -> str:
-    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _resolve(container: str, dataset: str, format: str, prefer: Sequence[str]) -> str:
     """The dataset to open: the one named, or the one meant where a group is named."""
-    wanted = [dataset, *(posixpath.join(dataset, p) for p in prefer)]
-    if format == "hdf5":
-        arrays = hdf5.list_arrays(container)
-        found = [d for d in wanted if hdf5.find(container, d) is not None]
-    else:
-        layout = documents.LAYOUTS[format]
-        found = [d for d in wanted if documents.is_array(container, d, layout)]
-        multiscale = scales(documents.read_attributes(container, dataset, layout))
-        found += [posixpath.normpath(posixpath.join(dataset, s["path"])) for s in multiscale[:1]]
-        arrays = [] if found else documents.list_arrays(container, format)
-    if found:
-        return found[0]
+    known = FORMATS[format]
+    for wanted in (dataset, *(posixpath.join(dataset, p) for p in prefer)):
+        if known.holds(container, wanted):
+            return wanted
+    images = known.images(container, dataset)
+    if len(images) == 1:
+        return images[0]
+    arrays = known.list_arrays(container)
     below = [a for a in arrays if not dataset or a.startswith(dataset + "/")]
     if len(below) == 1:
         return below[0]
-    raise InputError(_choices(container, dataset, below or arrays))
+    raise InputError(_choices(container, dataset, format, images or below or arrays))
 
 
-def _choices(container: str, dataset: str, arrays: list[str]) -> str:
+def _inside(container: str, path: str) -> str:
+    """A path that metadata name, if it stays in the container.
+
+    Raises:
+        UnsafeError: it does not.
+    """
+    found = posixpath.normpath(path)
+    if found.startswith(("/", "..")):
+        raise UnsafeError(f"{container}: its metadata lead out of it, to {path}")
+    return found
+
+
+def _choices(container: str, dataset: str, format: str, arrays: list[str]) -> str:
     address = posixpath.join(container, dataset) if dataset else container
     if not arrays:
         return f"{address}: holds no three-dimensional array"
-    what = "no such dataset" if dataset else "several arrays"
-    shown = ", ".join(arrays[:12])
-    return f"{address}: {what}; {container} has {shown}. Try: {container}/{arrays[0]}"
+    what = "no such dataset" if dataset and dataset not in arrays else "several arrays"
+    if dataset and any(a.startswith(dataset + "/") for a in arrays):
+        what = "a group, not an array"
+    shown = ", ".join(_describe(container, a, format) for a in arrays[:MOST_LISTED])
+    more = f" and {len(arrays) - MOST_LISTED} more" if len(arrays) > MOST_LISTED else ""
+    return f"{address}: {what}; {container} has {shown}{more}. Try: {container}/{arrays[0]}"
+
+
+def _describe(container: str, dataset: str, format: str) -> str:
+    try:
+        found = FORMATS[format].open_array(container, dataset, AS_STORED)
+    except CleftError:
+        return dataset
+    return f"{dataset} ({'x'.join(map(str, found.shape))} {found.dtype})"

@@ -1,221 +1,244 @@
-"""Arrays of zarr v2, zarr v3 and N5 through tensorstore: one engine for all of them."""
+"""Arrays of zarr v2, zarr v3, N5 and precomputed through tensorstore: one engine for all."""
 
 from __future__ import annotations
 
-import functools
 import json
+import math
 import posixpath
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
 from cleftcli.errors import InputError
-from cleftcli.geometry import Zyx, zyx
-from cleftcli.volumes import metadata
+from cleftcli.geometry import whole, zyx
+from cleftcli.volumes import lenient, metadata, stores
+from cleftcli.volumes.axes import Axes, Reading, Slices, arrange
+from cleftcli.volumes.chunks import Damage, Grid, Keys, Naming, Scan
 from cleftcli.volumes.documents import (
     LAYOUTS,
     Layout,
-    merge_attributes,
     parents,
     read_attributes,
     read_document,
-    url,
-    write_document,
 )
-from cleftcli.volumes.volume import Slices, Space, Volume
+from cleftcli.volumes.scan import Chunks, Payload
+from cleftcli.volumes.volume import Space, Volume, check_chunk
 
-CACHE_BYTES = 300_000_000  # neighbouring blocks share chunks: decoding each once is 7x faster
-_N5_KNOWN = {"raw": (), "gzip": ("level", "useZlib"), "bzip2": ("blockSize",), "xz": ("preset",),
-             "zstd": ("level",), "blosc": ("cname", "clevel", "shuffle", "blocksize")}  # fmt: skip
-
-
-@functools.cache
-def _context() -> ts.Context:
-    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+_STATUS = re.compile(r'^[A-Z_]+: (Error reading local file "[^"]*": )?')
 
 
+@dataclass(frozen=True)
 class Chunked:
-    """A tensorstore array as zyx boxes."""
+    """A tensorstore array as zyx boxes, and the chunks behind it."""
 
-    def __init__(self, store: ts.TensorStore, place: tuple[str, str]) -> None:
-        self.store = store
-        self.place = place
+    view: ts.TensorStore
+    chunks: Chunks
 
     def read(self, slices: Slices) -> np.ndarray:
-        """The voxels in a box."""
-        return np.asarray(self.store[slices].read().result())
+        """The voxels in a box; those of chunks that are not stored have the fill value.
+
+        Raises:
+            InputError: a chunk is damaged or does not come; it is named.
+        """
+        try:
+            return np.asarray(self.view[slices].read().result())
+        except stores.FAILURES as error:
+            raise InputError(self._blame(slices) or _reason(error)) from error
 
     def write(self, slices: Slices, data: np.ndarray) -> None:
         """Store a box; durable (written, synced, renamed) when it returns."""
-        self.store[slices].write(data).result()
+        self.view[slices].write(data).result()
+
+    def scan(self, slices: Slices) -> Scan:
+        """Its chunks that are missing or visibly damaged."""
+        return self.chunks.scan(slices)
+
+    def _blame(self, slices: Slices) -> str:
+        """Which chunks of a box cannot be read, found by reading each; all are asked at once."""
+        asked = [
+            (key, roi, self.view[roi.within(whole(roi.end))].read())
+            for key, roi in self.chunks.within(slices)
+        ]
+        found = []
+        for key, roi, answer in asked:
+            try:
+                answer.result()
+            except stores.FAILURES as error:
+                found.append(f"chunk {Damage(key, roi, _reason(error))}")
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return "; ".join(found[:3]) + more
 
 
-def open_array(container: str, dataset: str, format: str) -> Volume:
+def _reason(error: Exception) -> str:
+    """Tensorstore's words without its status code and the path, which the caller names."""
+    return _STATUS.sub("", stores.words(error)).split(" [tensorstore_spec", 1)[0]
+
+
+def open_array(container: str, dataset: str, format: str, reading: Reading) -> Volume:
     """The array at `dataset`.
 
     Raises:
-        InputError: it is not three-dimensional, or its metadata are unusable.
+        InputError: its axes cannot be read as z, y, x, or its metadata are unusable.
     """
     layout = LAYOUTS[format]
     address = posixpath.join(container, dataset)
-    try:
-        store = ts.open(_spec(container, dataset, layout), context=_context()).result()
-    except ValueError as error:
-        raise InputError(f"{address}: cannot be opened: {error}") from error
-    if store.rank != 3:
-        raise InputError(f"{address}: expected axes z, y, x; got an array of shape {store.shape}")
+    stored = opened(_spec(container, dataset, format), address)
     attributes = read_attributes(container, dataset, layout)
     above = [
         (posixpath.relpath(dataset, parent) if parent else dataset, group)
         for parent in parents(dataset)
         if (group := read_attributes(container, parent, layout))
     ]
-    space = metadata.read_space(attributes, parents=above, xyz=layout.xyz)
-    return _volume(store, container, dataset, format, space=space, attributes=attributes)
+    names, source = _axis_names(stored, attributes, above, layout)
+    axes = arrange(stored.shape, names, source, reading, address)
+    space = metadata.read_space(attributes, parents=above, order=axes.spatial)
+    found = chunks_of(stored, container, dataset, format, axes)
+    return volume_of(stored, found, format=format, space=space, attributes=attributes)
 
 
-def create_array(
-    container: str,
-    dataset: str,
-    format: str,
-    *,
-    shape: Zyx,
-    dtype: np.dtype,
-    chunks: Zyx,
-    space: Space,
-    attributes: Mapping[str, Any],
-) -> Volume:
-    """An array of zeros, with the groups above it and OME-NGFF metadata.
+def opened(spec: Mapping[str, Any], address: str) -> ts.TensorStore:
+    """An array that is there, opened for reading.
 
-    One that is there already with the same shape, dtype and chunks is kept.
+    Raises:
+        InputError: tensorstore cannot.
     """
-    layout = LAYOUTS[format]
-    spec = {
-        "driver": layout.driver,
-        "kvstore": f"{url(container).rstrip('/')}/{dataset}/",
-        "metadata": _METADATA[format](shape, dtype, chunks),
-    }
-    # opened where a killed run has left it already
-    store = ts.open(spec, context=_context(), create=True, open=True).result()
-    for parent in parents(dataset):
-        if read_document(container, posixpath.join(parent, layout.group)) is None:
-            write_document(container, posixpath.join(parent, layout.group), layout.empty_group)
-    if format != "n5" and dataset:
-        _add_image(container, dataset, layout, space)
-    attributes = {**metadata.cremi(space, xyz=layout.xyz), **attributes}
-    merge_attributes(container, dataset, layout, attributes)
-    return _volume(store, container, dataset, format, space=space, attributes=attributes)
+    try:
+        return ts.open(dict(spec), context=stores.context(), open=True).result()
+    except stores.FAILURES as error:
+        raise InputError(f"{address}: cannot be opened: {_reason(error)}") from error
 
 
-def _add_image(container: str, dataset: str, layout: Layout, space: Space) -> None:
-    """Declare an array as an OME-NGFF image in the group above it, beside others there."""
-    parent, name = posixpath.split(dataset)
-    group = read_attributes(container, parent, layout)
-    nested = layout.driver == "zarr3"  # 0.5 nests the attribute under "ome"
-    others = (group.get("ome", {}) if nested else group).get("multiscales", [])
-    images = [m for m in others if m.get("name") != name] + metadata.ngff(name, name, space)
-    added = {"version": "0.5", "multiscales": images}
-    merge_attributes(
-        container, parent, layout, {"ome": added} if nested else {"multiscales": images}
-    )
-
-
-def _volume(
-    store: ts.TensorStore,
-    container: str,
-    dataset: str,
-    format: str,
+def volume_of(
+    stored: ts.TensorStore,
+    chunks: Chunks,
     *,
+    format: str,
     space: Space,
     attributes: Mapping[str, Any],
 ) -> Volume:
-    store = store.T if LAYOUTS[format].xyz else store
+    """A tensorstore array, its first voxel at 0, as a volume.
+
+    Raises:
+        InputError: its chunks are too large to be read.
+    """
+    axes, dtype = chunks.axes, np.dtype(stored.dtype.numpy_dtype)
+    view = stored[tuple(_positions(axes, stored.rank))].transpose(_turned(axes))
+    check_chunk(chunks.address, math.prod(extent(stored.chunk_layout.read_chunk)), dtype)
     return Volume(
-        address=posixpath.join(container, dataset) if dataset else container,
+        address=chunks.address,
         format=format,
-        shape=zyx(store.shape),
-        dtype=np.dtype(store.dtype.numpy_dtype),
-        chunks=zyx(np.asarray(store.chunk_layout.read_chunk.shape).tolist()),
+        shape=zyx(view.shape),
+        dtype=dtype,
+        chunks=zyx(extent(view.chunk_layout.read_chunk)),
         space=space,
-        array=Chunked(store, (container, dataset)),
+        array=Chunked(view, chunks),
         attributes=attributes,
-        codec=_codec(store),
+        codec=_codec(stored),
+        axes=str(axes),
     )
 
 
-def _codec(store: ts.TensorStore) -> str:
-    spec = store.spec().to_json()["metadata"]
-    found = spec.get("compressor") or spec.get("compression") or spec.get("codecs")
+def extent(part: Any) -> tuple[int, ...]:
+    """The shape of a part of a chunk layout, in voxels."""
+    return tuple(int(n) for n in part.shape)
+
+
+def _positions(axes: Axes, rank: int) -> list[Any]:
+    taken = dict(axes.fixed)
+    return [taken.get(axis, slice(None)) for axis in range(rank)]
+
+
+def _turned(axes: Axes) -> list[int]:
+    """Where z, y and x are once the other axes are gone."""
+    left = sorted(axes.order)
+    return [left.index(axis) for axis in axes.order]
+
+
+def _axis_names(
+    stored: ts.TensorStore,
+    attributes: Mapping[str, Any],
+    above: list[tuple[str, dict[str, Any]]],
+    layout: Layout,
+) -> tuple[Any, str]:
+    """The names of the stored axes, and who says so."""
+    named = metadata.ngff_axes(above)
+    if named is not None:
+        return named, "OME-NGFF"
+    labels = stored.domain.labels
+    if all(labels):
+        return labels, "named by the array"
+    if "_ARRAY_DIMENSIONS" in attributes:
+        return attributes["_ARRAY_DIMENSIONS"], "_ARRAY_DIMENSIONS"
+    if layout.axes == "zyx":
+        return None, ""
+    return layout.axes if stored.rank == 3 else None, "N5"
+
+
+def chunks_of(
+    stored: ts.TensorStore, container: str, dataset: str, format: str, axes: Axes
+) -> Chunks:
+    """The chunks behind an array of zarr or N5."""
+    naming = _naming(container, dataset, format)
+    grid = Grid(tuple(stored.shape), extent(stored.chunk_layout.write_chunk), naming)
+    return Chunks(container, dataset, grid, _payload(stored, format), axes)
+
+
+def _naming(container: str, dataset: str, format: str) -> Naming:
+    """How the chunks of an array are named."""
+    layout = LAYOUTS[format]
+    document = read_document(container, posixpath.join(dataset, layout.array)) or {}
+    if format == "zarr2":
+        return Keys(str(document.get("dimension_separator", ".")))
+    if format == "zarr3":
+        encoding = document.get("chunk_key_encoding", {"name": "default"})
+        default = encoding.get("name") == "default"
+        separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
+        return Keys(separator, f"c{separator}" if default else "")
+    return Keys("/")
+
+
+def _codec(stored: ts.TensorStore) -> str:
+    spec = stored.spec().to_json()
+    about = {**spec.get("metadata", {}), **spec.get("scale_metadata", {})}
+    found = next(
+        (about[k] for k in ("compressor", "compression", "codecs", "encoding") if about.get(k)),
+        None,
+    )
     return "none" if found is None else json.dumps(found, separators=(",", ":"))
 
 
-def _spec(container: str, dataset: str, layout: Layout) -> dict[str, Any]:
-    base = f"{url(container).rstrip('/')}/{dataset}".rstrip("/") + "/"
-    # An output may grow while this process looks at it: trust the cache only within one opening.
-    spec = {"driver": layout.driver, "kvstore": base, "recheck_cached_data": "open"}
-    if layout.driver == "n5":
-        spec["kvstore"] = _tolerant(container, dataset, base)
-    return spec
+def _payload(stored: ts.TensorStore, format: str) -> Payload:
+    """What can be known of a chunk's bytes without decoding them."""
+    about = stored.spec().to_json().get("metadata", {})
+    nbytes = math.prod(extent(stored.chunk_layout.write_chunk)) * stored.dtype.numpy_dtype.itemsize
+    if format == "n5":
+        blosc = about["compression"]["type"] == "blosc"
+        return Payload(blosc=blosc, header=4 + 4 * stored.rank)
+    if format == "zarr2":
+        compressor = about.get("compressor")
+        return Payload(
+            blosc=(compressor or {}).get("id") == "blosc",
+            length=nbytes if compressor is None else None,
+        )
+    names = [c["name"] for c in about.get("codecs", [])]
+    trailer = 4 if names[-1:] == ["crc32c"] else 0
+    last = (names[:-1] if trailer else names)[-1:]
+    plain = set(names) <= {"bytes", "transpose", "crc32c"}
+    return Payload(
+        blosc=last == ["blosc"],
+        trailer=trailer,
+        length=nbytes + trailer if names and plain else None,
+    )
 
 
-def _tolerant(container: str, dataset: str, base: str) -> Any:
-    """The store with its codec description reduced to what tensorstore accepts.
-
-    Java and z5 writers add fields (`nthreads`, `checksum`), and N5 1.x wrote `compressionType`.
-    """
-    document = read_document(container, posixpath.join(dataset, "attributes.json")) or {}
-    codec = document.get("compression") or {"type": document.get("compressionType", "raw")}
-    known = _N5_KNOWN.get(str(codec.get("type")))
-    if known is None:
-        raise InputError(f"{container}/{dataset}: N5 codec {codec.get('type')!r} is not supported")
-    codec = {k: v for k, v in codec.items() if k == "type" or k in known}
-    kept = ("dimensions", "blockSize", "dataType")
-    clean = {**{k: document[k] for k in kept if k in document}, "compression": codec}
-    if clean == {k: document.get(k) for k in clean}:
-        return base
-    memory = ts.KvStore.open("memory://", context=_context()).result()
-    key = f"{base}attributes.json"
-    memory.write(key, json.dumps(clean).encode()).result()
-    overlay = {"base": {"driver": "memory", "path": key}, "exact": "attributes.json"}
-    return {"driver": "kvstack", "layers": [{"base": base}, overlay]}
-
-
-def _zarr2(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
+def _spec(container: str, dataset: str, format: str) -> dict[str, Any]:
     return {
-        "shape": list(shape),
-        "chunks": list(chunks),
-        "dtype": dtype.newbyteorder("<").str,
-        "fill_value": 0,
-        "dimension_separator": "/",
-        "compressor": {"id": "zstd", "level": 3},
+        "driver": LAYOUTS[format].driver,
+        "kvstore": lenient.kvstore(container, dataset, format),
+        # an output may grow while this process looks at it: the cache is good for one opening
+        "recheck_cached_data": "open",
     }
-
-
-def _zarr3(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
-    return {
-        "shape": list(shape),
-        "data_type": dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
-        "codecs": [{"name": "zstd", "configuration": {"level": 3}}],
-        "dimension_names": ["z", "y", "x"],
-    }
-
-
-def _n5(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
-    return {
-        "dimensions": list(shape)[::-1],
-        "blockSize": list(chunks)[::-1],
-        "dataType": dtype.name,
-        "compression": {"type": "gzip"},  # the codec that every N5 reader has
-    }
-
-
-_METADATA = {"zarr2": _zarr2, "zarr3": _zarr3, "n5": _n5}
-
-
-def write_attributes(volume: Volume, attributes: Mapping[str, Any]) -> None:
-    """Add to the attributes of an array of ours."""
-    container, dataset = volume.array.place  # type: ignore[attr-defined]
-    merge_attributes(container, dataset, LAYOUTS[volume.format], attributes)

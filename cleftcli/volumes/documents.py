@@ -1,12 +1,12 @@
-"""The JSON documents that make folders of chunks into zarr v2, zarr v3 or N5.
+"""The JSON documents that make folders of chunks into zarr v2, zarr v3, N5 or precomputed.
 
 Hierarchy and attributes are read through the same key-value store as the chunks, so this works
-on disk, HTTP, S3 and GCS alike; zarr-python would do it for zarr alone.
+on disk, in zip files, over HTTP, S3 and GCS alike; zarr-python would do it for zarr alone.
+Consolidated metadata are left aside: they may be older than the arrays.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import posixpath
@@ -15,21 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorstore as ts
-
 from cleftcli.errors import InputError
+from cleftcli.volumes import stores
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one format names its documents, and whether it keeps vectors in xyz."""
+    """How one format names its documents, and the order of axes that do not name themselves."""
 
     driver: str
     array: str
     group: str
     attributes: str
     empty_group: dict[str, Any]
-    xyz: bool = False
+    axes: str = "zyx"
 
 
 _ZARR3_GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
@@ -37,43 +36,38 @@ LAYOUTS = {
     "zarr2": Layout("zarr", ".zarray", ".zgroup", ".zattrs", {"zarr_format": 2}),
     "zarr3": Layout("zarr3", "zarr.json", "zarr.json", "zarr.json", _ZARR3_GROUP),
     "n5": Layout(
-        "n5", "attributes.json", "attributes.json", "attributes.json", {"n5": "2.0.0"}, xyz=True
+        "n5", "attributes.json", "attributes.json", "attributes.json", {"n5": "2.0.0"}, "xyz"
     ),
 }
 
 
-def url(container: str) -> str:
-    """Tensorstore's address of a container: a URL as it is, a path as file://."""
-    return container if "://" in container else "file://" + os.path.realpath(container)
-
-
-@functools.lru_cache(maxsize=64)
-def _opened(address: str) -> ts.KvStore:
-    return ts.KvStore.open(address).result()
-
-
-def _store(container: str) -> ts.KvStore:
-    address = url(container)
-    return _opened(address if address.endswith("/") else address + "/")
+NAMES = {".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json", "attributes.json"}
 
 
 def read_document(container: str, key: str) -> dict[str, Any] | None:
     """The JSON document at `key`, or None where there is none.
 
     Raises:
-        InputError: it is not JSON, or the store does not answer.
+        InputError: it is not a JSON object, or the store does not answer.
     """
+    found = stores.read(container, posixpath.normpath(key))
+    if found is None:
+        return None
     try:
-        found = _store(container).read(posixpath.normpath(key)).result()
-        return dict(json.loads(found.value)) if found.state == "value" else None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{container}/{key}: unreadable metadata: {error}") from error
+        document = json.loads(found)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{container}/{key}: unreadable metadata ({len(found)} bytes): {error}; copy it again"
+        ) from error
+    if not isinstance(document, dict):
+        raise InputError(f"{container}/{key}: expected a JSON object {{...}}, got {document!r:.40}")
+    return document
 
 
 def write_document(container: str, key: str, document: Mapping[str, Any]) -> None:
     """Write a JSON document; a reader finds the old one or the new one."""
     text = json.dumps(document, indent=1).encode()
-    _store(container).write(posixpath.normpath(key), text).result()
+    stores.store(container).write(posixpath.normpath(key), text).result()
 
 
 def is_array(container: str, dataset: str, layout: Layout) -> bool:
@@ -85,9 +79,16 @@ def is_array(container: str, dataset: str, layout: Layout) -> bool:
 
 
 def read_attributes(container: str, path: str, layout: Layout) -> dict[str, Any]:
-    """The user attributes of a group or array, {} where it has none."""
+    """The user attributes of a group or array, {} where it has none.
+
+    Raises:
+        InputError: they are no JSON object.
+    """
     document = read_document(container, posixpath.join(path, layout.attributes)) or {}
-    return dict(document.get("attributes", {})) if layout.driver == "zarr3" else document
+    found = document.get("attributes", {}) if layout.driver == "zarr3" else document
+    if not isinstance(found, dict):
+        raise InputError(f"{container}/{path}: expected attributes {{...}}, got {found!r:.40}")
+    return found
 
 
 def merge_attributes(
@@ -103,35 +104,72 @@ def merge_attributes(
     write_document(container, key, document)
 
 
-def detect(container: str) -> str | None:
-    """The format of the container (or array) at this address, by the documents in it."""
-    if read_document(container, "zarr.json") is not None:
+def detect(container: str, dataset: str = "") -> str | None:
+    """The format of the container at this address, by the documents in it or at the dataset.
+
+    A container by suffix alone may lack documents of its own: then those of the dataset, and on
+    disk of any array in it, tell.
+    """
+    for path in dict.fromkeys(("", dataset)):
+        found = _detect(container, path)
+        if found is not None:
+            return found
+    if container.endswith((".zarr", ".n5")) and Path(container).is_dir():
+        for format, layout in LAYOUTS.items():
+            if next(_folders(container, layout), None) is not None:
+                return format
+    return None
+
+
+def _detect(container: str, path: str) -> str | None:
+    def there(name: str) -> dict[str, Any] | None:
+        return read_document(container, posixpath.join(path, name))
+
+    if there("zarr.json") is not None:
         return "zarr3"
-    if any(read_document(container, k) is not None for k in (".zgroup", ".zarray", ".zattrs")):
+    if any(there(name) is not None for name in (".zgroup", ".zarray", ".zattrs")):
         return "zarr2"
-    return "n5" if read_document(container, "attributes.json") is not None else None
+    if there("attributes.json") is not None:
+        return "n5"
+    return "precomputed" if not path and "scales" in (there("info") or {}) else None
 
 
 def list_arrays(container: str, format: str) -> list[str]:
-    """Paths of the arrays in a container, sorted; "" is the container itself."""
+    """Paths of the arrays in a container, sorted; "" is the container itself.
+
+    Raises:
+        InputError: the store cannot list (HTTP), so a dataset must be named.
+    """
     layout = LAYOUTS[format]
-    return sorted(p for p in _folders(container, layout) if is_array(container, p, layout))
+    return sorted(p for p in _folders(container, layout) if _seems_array(container, p, layout))
+
+
+def _seems_array(container: str, path: str, layout: Layout) -> bool:
+    """Whether there is an array, or a document so torn that only opening it can say."""
+    try:
+        return is_array(container, path, layout)
+    except InputError:
+        return True
 
 
 def _folders(container: str, layout: Layout) -> Iterator[str]:
     """Folders that hold an array's document; chunks of local stores are not visited."""
-    if "://" in container:
-        keys = _store(container).list().result()
-        yield from {
-            posixpath.dirname(k.decode()) for k in keys if k.decode().endswith(layout.array)
-        }
+    if not Path(container).is_dir():
+        found = stores.entries(container, "")
+        if found is None:
+            raise InputError(
+                f"{container}: this server cannot list what it holds; name the dataset, "
+                f"e.g. {container}/volumes/raw"
+            )
+        names = (entry.key for entry in found)
+        yield from {posixpath.dirname(n) for n in names if posixpath.basename(n) == layout.array}
         return
     root = Path(container)
     for folder, below, files in os.walk(root):
         path = Path(folder).relative_to(root).as_posix()
         if layout.array in files:
             yield "" if path == "." else path
-            below[:] = [] if is_array(container, path, layout) else below
+            below[:] = [] if _seems_array(container, path, layout) else below
 
 
 def parents(dataset: str) -> list[str]:

@@ -11,25 +11,31 @@ from cleftcli.errors import InputError
 from cleftcli.volumes.volume import Volume
 
 Range = tuple[float, float]
+BY_DTYPE: dict[str, Range] = {"uint8": (0.0, 255.0), "bool": (0.0, 1.0)}
+# int8 is most often uint8 moved by half its range; which it is, nobody can tell from a dark crop
+EXAMPLES = {"uint16": "0,65535", "int16": "-32768,32767", "int8": "-128,127"}
 
 
 def intensity_range(volume: Volume, stated: Range | None = None) -> Range:
-    """The intensities that mean black and white: as stated, by the attributes, or 0..255 for uint8.
+    """The intensities that mean black and white: as stated, by the attributes, or by the dtype.
+
+    uint8 runs from 0 to 255 and bool from 0 to 1; white may be below black, where contrast is
+    inverted.
 
     Raises:
-        InputError: the volume is not uint8 and nobody says what its black and white are, or what
-            is said is no range.
+        InputError: the dtype does not tell and nobody says what is black and white, or what is
+            said is no range.
     """
     if stated is None:
         stated = _of_attributes(volume)
-    if stated is None and volume.dtype == np.uint8:
-        stated = (0.0, 255.0)
+    if stated is None:
+        stated = BY_DTYPE.get(volume.dtype.name)
     if stated is None:
         raise InputError(
-            f"{volume.address} is {volume.dtype}; state which intensities are black and white, "
-            "e.g. --intensity-range 0,65535"
+            f"{volume.address} is {volume.dtype.name}; state which intensities are black and white,"
+            f" e.g. --intensity-range {EXAMPLES.get(volume.dtype.name, '0,1')}"
         )
-    if not -math.inf < stated[0] < stated[1] < math.inf:
+    if stated[0] == stated[1] or not math.isfinite(stated[1] - stated[0]):
         raise InputError(f"{volume.address}: intensity range {stated} is empty or endless")
     return stated
 
@@ -51,7 +57,8 @@ def unit(raw: np.ndarray, black_white: Range) -> np.ndarray:
     low, high = black_white
     # float32 holds 8 and 16 bits exactly; wider numbers could lose their levels in it
     exact: np.ndarray = raw.astype(np.float32 if raw.dtype.itemsize <= 2 else np.float64)
-    scaled: np.ndarray = np.clip((exact - low) / (high - low), 0, 1).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is clipped, NaN is grey
+        scaled: np.ndarray = np.clip((exact - low) / (high - low), 0, 1).astype(np.float32)
     if raw.dtype.kind == "f":
         scaled[~np.isfinite(raw)] = 0.5
     return scaled

@@ -5,6 +5,7 @@ Knows how to read any box, real voxels inside and reflections outside; not how a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -13,9 +14,10 @@ import numpy as np
 
 from cleftcli.errors import InputError
 from cleftcli.geometry import Roi, Zyx, between, whole, zyx
+from cleftcli.volumes.axes import Nm, Slices
+from cleftcli.volumes.chunks import Scan
 
-Slices = tuple[slice, slice, slice]
-Nm = tuple[float, float, float]
+MOST_CHUNK_BYTES = 2**32  # to be read at once; CLEFT_MAX_CHUNK_BYTES says otherwise
 
 
 class Array(Protocol):
@@ -26,6 +28,9 @@ class Array(Protocol):
 
     def write(self, slices: Slices, data: np.ndarray) -> None:
         """Store a box of voxels; durable when it returns."""
+
+    def scan(self, slices: Slices) -> Scan:
+        """The chunks a box touches: how many, missing, visibly damaged."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Space:
 class Volume:
     """An array of voxels (z, y, x) on disk, its space, and the attributes stored with it.
 
-    `chunks` is the unit of storage in voxels (the shape where the store has none).
+    `chunks` is the unit of storage in voxels (the shape where the store has none); `axes` tells
+    which stored axes became z, y and x, and why.
     """
 
     address: str
@@ -56,6 +62,7 @@ class Volume:
     array: Array = field(repr=False)
     attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     codec: str = "none"
+    axes: str = "zyx"
 
     @property
     def roi(self) -> Roi:
@@ -71,10 +78,16 @@ class Volume:
         """
         if self.space.voxel_size is None:
             raise InputError(
-                f"{self.address}: the voxel size is not stated in the store; "
+                f"{self.address}: the voxel size is not known ({self.space.source}); "
                 "give it in nm with --voxel-size z,y,x"
             )
         return self.space.voxel_size
+
+    @property
+    def zero_is_cleft(self) -> bool:
+        """Whether id 0 is a cleft, as in CREMI files, rather than background."""
+        cremi = self.format == "hdf5" and self.dtype == np.uint64
+        return bool(self.attributes.get("zero_is_cleft", cremi))
 
     def read(self, roi: Roi) -> np.ndarray:
         """The voxels of `roi`; outside the volume, those mirrored at its faces (edge not repeated).
@@ -82,6 +95,8 @@ class Volume:
         Raises:
             InputError: a chunk cannot be read.
         """
+        if not roi.size:
+            return np.zeros(roi.shape, self.dtype)
         indices = [
             _reflect(np.arange(a, b), n)
             for a, b, n in zip(roi.offset, roi.end, self.shape, strict=True)
@@ -91,7 +106,7 @@ class Volume:
         )
         try:
             data = self.array.read(source.within(self.roi))
-        except (ValueError, OSError, RuntimeError) as error:
+        except (InputError, ValueError, OSError, RuntimeError) as error:
             raise InputError(f"{self.address}: cannot read voxels {source}: {error}") from error
         if self.roi.holds(roi):
             return data
@@ -101,6 +116,15 @@ class Volume:
     def write(self, roi: Roi, data: np.ndarray) -> None:
         """Store the voxels of `roi`; they are durable when it returns."""
         self.array.write(roi.within(self.roi), data)
+
+    def scan(self, roi: Roi | None = None) -> Scan:
+        """The stored chunks that `roi`, or everything, touches; none is decoded.
+
+        Raises:
+            InputError: the store refuses to tell.
+        """
+        box = self.roi if roi is None else roi.intersect(self.roi)
+        return self.array.scan(box.within(self.roi))
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,10 @@ class InMemory:
     def write(self, slices: Slices, data: np.ndarray) -> None:
         """Set a box."""
         self.data[slices] = data
+
+    def scan(self, slices: Slices) -> Scan:  # noqa: ARG002
+        """Memory has no chunks to lose."""
+        return Scan(1)
 
 
 def in_memory(data: np.ndarray, *, like: Volume) -> Volume:
@@ -138,6 +166,10 @@ class Window:
     def write(self, slices: Slices, data: np.ndarray) -> None:
         """Store a box of the window."""
         self.array.write(self._within(slices), data)
+
+    def scan(self, slices: Slices) -> Scan:
+        """The chunks a box of the window touches."""
+        return self.array.scan(self._within(slices))
 
     def _within(self, slices: Slices) -> Slices:
         z, y, x = (slice(s.start + o, s.stop + o) for s, o in zip(slices, self.offset, strict=True))
@@ -163,3 +195,17 @@ def _reflect(positions: np.ndarray, length: int) -> np.ndarray:
     period = max(2 * (length - 1), 1)
     folded = positions % period
     return np.asarray(np.minimum(folded, period - folded) if length > 1 else folded * 0)
+
+
+def check_chunk(address: str, voxels: int, dtype: np.dtype) -> None:
+    """Refuse chunks that no machine should allocate because some metadata say so.
+
+    Raises:
+        InputError: one chunk is larger than MOST_CHUNK_BYTES.
+    """
+    most = int(os.environ.get("CLEFT_MAX_CHUNK_BYTES", MOST_CHUNK_BYTES))
+    if voxels * dtype.itemsize > most:
+        raise InputError(
+            f"{address}: one chunk would take {voxels * dtype.itemsize / 1e9:.3g} GB, more than "
+            f"{most / 1e9:.3g} GB; if that is meant, set CLEFT_MAX_CHUNK_BYTES"
+        )

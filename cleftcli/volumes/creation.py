@@ -1,0 +1,143 @@
+"""New arrays in zarr v2, zarr v3 and N5, with metadata that others read too."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from cleftcli.errors import UsageError
+from cleftcli.geometry import Zyx
+from cleftcli.volumes import metadata, stores
+from cleftcli.volumes.axes import AS_STORED, arrange
+from cleftcli.volumes.chunked import Chunked, chunks_of, volume_of
+from cleftcli.volumes.documents import (
+    LAYOUTS,
+    Layout,
+    is_array,
+    list_arrays,
+    merge_attributes,
+    parents,
+    read_attributes,
+    read_document,
+    write_document,
+)
+from cleftcli.volumes.volume import Space, Volume
+
+
+def create_array(
+    container: str,
+    dataset: str,
+    format: str,
+    *,
+    shape: Zyx,
+    dtype: np.dtype,
+    chunks: Zyx,
+    space: Space,
+    attributes: Mapping[str, Any],
+) -> Volume:
+    """An array of zeros, with the groups above it and OME-NGFF metadata.
+
+    One that is there already with the same shape, dtype and chunks is kept.
+
+    Raises:
+        UsageError: the format has no such dtype, or another array is there.
+    """
+    layout = LAYOUTS[format]
+    _check_place(container, dataset, format)
+    spec = {
+        "driver": layout.driver,
+        "kvstore": stores.spec(container, dataset),
+        "metadata": _METADATA[format](shape, dtype, chunks),
+    }
+    try:
+        # opened where a killed run has left it already
+        stored = ts.open(spec, context=stores.context(), create=True, open=True).result()
+    except ValueError as error:
+        raise UsageError(f"{container}/{dataset}: {format} cannot hold it: {error}") from error
+    for parent in parents(dataset):
+        if read_document(container, posixpath.join(parent, layout.group)) is None:
+            write_document(container, posixpath.join(parent, layout.group), layout.empty_group)
+    if format != "n5" and dataset:
+        _add_image(container, dataset, layout, space)
+    attributes = {**metadata.cremi(space, order=layout.axes), **attributes}
+    merge_attributes(container, dataset, layout, attributes)
+    axes = arrange(stored.shape, layout.axes, "as written", AS_STORED, container)
+    found = chunks_of(stored, container, dataset, format, axes)
+    return volume_of(stored, found, format=format, space=space, attributes=attributes)
+
+
+def _check_place(container: str, dataset: str, format: str) -> None:
+    """Refuse an array within another, which readers would not see.
+
+    Raises:
+        UsageError: there is one above or below.
+    """
+    layout = LAYOUTS[format]
+    if not Path(container).is_dir():
+        return
+    above = [p for p in parents(dataset) if is_array(container, p, layout)]
+    below = [p for p in list_arrays(container, format) if p.startswith(f"{dataset}/")]
+    if above or below:
+        raise UsageError(f"{container}/{dataset}: {(above + below)[0] or container} is an array")
+
+
+def _add_image(container: str, dataset: str, layout: Layout, space: Space) -> None:
+    """Declare an array as an OME-NGFF image in the group above it, beside others there."""
+    parent, name = posixpath.split(dataset)
+    group = read_attributes(container, parent, layout)
+    nested = layout.driver == "zarr3"  # 0.5 nests the attribute under "ome"
+    others = (group.get("ome", {}) if nested else group).get("multiscales", [])
+    images = [m for m in others if m.get("name") != name] + metadata.ngff(name, name, space)
+    if nested:  # the version of 0.5 stands beside the images
+        images = [{k: v for k, v in m.items() if k != "version"} for m in images]
+    added = {"version": "0.5", "multiscales": images}
+    merge_attributes(
+        container, parent, layout, {"ome": added} if nested else {"multiscales": images}
+    )
+
+
+def _zarr2(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
+    return {
+        "shape": list(shape),
+        "chunks": list(chunks),
+        "dtype": dtype.newbyteorder("<").str,
+        "fill_value": False if dtype.kind == "b" else 0,
+        "dimension_separator": "/",
+        "compressor": {"id": "zstd", "level": 3},
+    }
+
+
+def _zarr3(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
+    return {
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "codecs": [{"name": "zstd", "configuration": {"level": 3}}, {"name": "crc32c"}],
+        "dimension_names": ["z", "y", "x"],
+    }
+
+
+def _n5(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
+    return {
+        "dimensions": list(shape)[::-1],
+        "blockSize": list(chunks)[::-1],
+        "dataType": dtype.name,
+        "compression": {"type": "gzip"},  # the codec that every N5 reader has
+    }
+
+
+_METADATA = {"zarr2": _zarr2, "zarr3": _zarr3, "n5": _n5}
+
+
+def write_attributes(volume: Volume, attributes: Mapping[str, Any]) -> None:
+    """Add to the attributes of an array of ours."""
+    array = volume.array
+    assert isinstance(array, Chunked)
+    merge_attributes(
+        array.chunks.container, array.chunks.dataset, LAYOUTS[volume.format], attributes
+    )
