@@ -10,7 +10,7 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +32,8 @@ class Region(Table):
     clefts: str
     roi: str | None = None  # z0:z1,y0:y1,x0:x1 in voxels; an empty end means the face
     voxel_size: tuple[Edge, Edge, Edge] | None = None  # nm, where the store does not say
+    axes: str | None = None  # of raw as stored, e.g. "czyx", instead of what the store says
+    channel: int | None = Field(default=None, ge=0)  # of raw, of several
 
 
 class Data(Table):
@@ -40,6 +42,7 @@ class Data(Table):
     train: list[Region] = Field(min_length=1)
     validate_on: list[Region] = Field(default_factory=list, alias="validate")
     licence: str = ""  # carried into the checkpoint
+    missing: Literal["fill", "error"] = "fill"  # chunks that are not stored: read as 0, or refuse
 
 
 class NetworkChoice(Table):

@@ -116,6 +116,8 @@ def parse_zyx(text: str) -> Zyx:
         values = [int(v) for v in text.split(",")]
     except ValueError:
         raise UsageError(f"{text!r} is not of the form z,y,x") from None
+    if min(values) < 0:
+        raise UsageError(f"{text!r}: counts of voxels are positive or 0")
     return zyx(values * 3 if len(values) == 1 else values)
 
 

@@ -1,12 +1,14 @@
 """An output volume made block by block that any kill leaves resumable.
 
-The ledger lies beside the output (`OUT.ledger`); the attribute `complete` of the volume turns
-true only after every block is recorded, so that no later command takes a part for the whole.
+The ledger lies beside the container (`OUT.zarr.DATASET.ledger`); the attribute `complete` of the
+volume turns true only after every block is recorded, so that no later command takes a part for
+the whole.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,16 +17,19 @@ from typing import Any
 import numpy as np
 
 from cleftcli import __version__
-from cleftcli.blockwise import Failure, Ledger, Process, run
-from cleftcli.errors import ConflictError, IncompleteError, UsageError
+from cleftcli.blockwise import Failure, Ledger, Process, refuse_if_held, run
+from cleftcli.errors import ConflictError, IncompleteError, InputError, ResourceError, UsageError
 from cleftcli.geometry import BlockPlan, Zyx
 from cleftcli.volumes import (
     Space,
     Volume,
     create_volume,
+    has_array,
     is_ours,
     is_remote,
-    remove_container,
+    list_volumes,
+    open_volume,
+    remove_array,
     split_address,
     write_attributes,
 )
@@ -47,6 +52,7 @@ class Output:
     chunks: Zyx
     space: Space
     attributes: Mapping[str, Any]
+    format: str | None = None
 
     @property
     def container(self) -> Path:
@@ -56,7 +62,9 @@ class Output:
     @property
     def ledger(self) -> Path:
         """Lies beside the store, so that copies of the store do not carry it."""
-        return self.container.with_name(self.container.name + ".ledger")
+        dataset = split_address(self.address)[1].replace("/", ".")
+        name = ".".join(p for p in (self.container.name, dataset, "ledger") if p)
+        return self.container.with_name(name)
 
 
 @dataclass(frozen=True)
@@ -98,15 +106,17 @@ def make(
     check_output(output.address)
     plan = output.plan
     full = {"contract": CONTRACT, "roi": str(plan.roi), "block": list(plan.block), **fingerprint}
-    if overwrite:
-        _discard(output)
-    elif output.container.exists() and not output.ledger.exists():
-        raise ConflictError(f"{output.container} exists; choose another -o, or --overwrite it")
+    _make_room(output, overwrite=overwrite)
     output.container.parent.mkdir(parents=True, exist_ok=True)
     with Ledger(output.ledger, full) as ledger:
-        if not output.container.exists():
+        if not has_array(output.address):
             ledger.forget()
-        volume = _volume(output)
+        try:
+            volume = _volume(output)
+        except UsageError:
+            if not ledger.done:
+                output.ledger.unlink()  # or it would refuse the corrected command
+            raise
         resumed = len(ledger.done)
         if resumed:
             log.info("resumed: %d of %d blocks were done", resumed, len(plan))
@@ -119,15 +129,45 @@ def make(
     return Outcome(finished, records, resumed)
 
 
-def check_output(address: str) -> None:
+def check_output(address: str, *inputs: str) -> None:
     """Refuse what cannot be written block by block, before any work.
 
     Raises:
-        UsageError: it is no local .zarr or .n5.
+        UsageError: it is no local .zarr or .n5, or would be written into an input.
     """
     container, _ = split_address(address)
     if is_remote(address) or not container.endswith((".zarr", ".n5")):
         raise UsageError(f"{address}: output goes to a local .zarr or .n5")
+    for other in inputs:
+        source = Path(split_address(other)[0])
+        if not is_remote(other) and _real(container).is_relative_to(_real(source)):
+            raise UsageError(f"{container}: the output would be written into the input {source}")
+
+
+def _real(path: str | Path) -> Path:
+    """The path without links; one whose links run in circles is an output's or input's fault."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def check_disk(output: Output) -> None:
+    """Refuse an output that the disk cannot hold, should nothing compress.
+
+    Raises:
+        ResourceError: it is larger than what is free.
+    """
+    if output.container.exists():
+        return
+    folder = next(f for f in output.container.resolve().parents if f.exists())
+    needed = output.plan.roi.size * np.dtype(output.dtype).itemsize
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"the output may need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
+            "nothing was written"
+        )
 
 
 def _run(
@@ -156,16 +196,43 @@ def _volume(output: Output) -> Volume:
         chunks=output.chunks,
         space=output.space,
         attributes=attributes,
+        format=output.format,
     )
 
 
-def _discard(output: Output) -> None:
-    """Remove an output that cleft made, and nothing else."""
-    if output.container.exists():
-        if not is_ours(output.address):
-            raise ConflictError(f"{output.container} was not made by cleft; it stays")
-        remove_container(output.address)
+def _make_room(output: Output, *, overwrite: bool) -> None:
+    """Refuse a place that holds what is not this output; remove an old one when told to.
+
+    Raises:
+        ConflictError: something is there that cleft did not make, or that it made before.
+    """
+    there, begun = has_array(output.address), output.ledger.exists()
+    if there and not is_ours(output.address) and not (begun and _is_bare(output.address)):
+        raise ConflictError(f"{output.address} was not made by cleft; it stays")
+    if not there and output.container.exists() and not _all_ours(output.container):
+        raise ConflictError(f"{output.container} was not made by cleft; choose another -o")
+    if begun and not overwrite:
+        return
+    if begun:
+        refuse_if_held(output.ledger)
+    if there:
+        if not overwrite:
+            raise ConflictError(f"{output.address} exists; choose another -o, or --overwrite it")
+        remove_array(output.address)
     output.ledger.unlink(missing_ok=True)
+
+
+def _is_bare(address: str) -> bool:
+    """Whether an array holds nothing yet: a kill came between making it and naming its maker."""
+    scan = open_volume(address).scan()
+    return scan.missing == scan.chunks
+
+
+def _all_ours(container: Path) -> bool:
+    try:
+        return all(map(is_ours, list_volumes(str(container))))
+    except InputError:
+        return not any(container.iterdir())
 
 
 def _say(output: Output, failures: list[Failure]) -> str:

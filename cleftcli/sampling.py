@@ -21,7 +21,7 @@ from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
 from cleftcli.gunpowder_import import gp
 from cleftcli.labels import TARGETS, cleft_mask
 from cleftcli.model.inference import grey_constant_sections
-from cleftcli.volumes import Nm, Volume, open_volume
+from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, open_volume
 from cleftcli.volumes.intensity import intensity_range, unit
 
 MOST_DRAWS = 1000  # a region without clefts must not hang the run
@@ -35,14 +35,15 @@ class Source:
     clefts: str
     roi: Roi
     voxel_size: Nm
+    reading: Reading = AS_STORED  # of raw
 
     def volumes(self) -> tuple[Volume, Volume]:
         """Raw and cleft ids."""
-        return _pair(self.raw, self.clefts)
+        return _pair(self.raw, self.clefts, self.reading)
 
 
 def open_source(
-    raw: str, clefts: str, roi: str | None, voxel_size: Nm | None, patch: Zyx | None
+    raw: str, clefts: str, roi: str | None, patch: Zyx | None, reading: Reading = AS_STORED
 ) -> Source:
     """A source, once raw and ids are seen to fit each other, and a patch if it is drawn from.
 
@@ -50,30 +51,30 @@ def open_source(
         InputError: shapes or voxel sizes differ, no voxel size is known, or the box is smaller
             than a patch.
     """
-    image, ids = _pair(raw, clefts)
+    image, ids = _pair(raw, clefts, reading)
     if image.shape != ids.shape:
         raise InputError(f"{raw} has shape {image.shape}, {clefts} {ids.shape}: they must agree")
     intensity_range(image)
     if ids.dtype.kind not in "bu":
         raise InputError(f"{clefts} is {ids.dtype}; cleft ids or a mask are unsigned integers")
     sizes = {v.space.voxel_size for v in (image, ids)} - {None}
-    if voxel_size is None and len(sizes) == 2:
+    if reading.voxel_size is None and len(sizes) == 2:
         raise InputError(f"{raw} and {clefts} state different voxel sizes: {sizes}")
-    size = voxel_size or ids.space.voxel_size or image.voxel_size
+    size = reading.voxel_size or ids.space.voxel_size or image.voxel_size
     box = parse_roi(roi, image.shape) if roi else image.roi
     if patch is not None and any(n < t for n, t in zip(box.shape, patch, strict=True)):
         raise InputError(f"{raw}: the region {box} is smaller than a patch of {patch}")
-    return Source(raw, clefts, box, size)
+    return Source(raw, clefts, box, size, reading)
 
 
 @functools.lru_cache(maxsize=32)
-def _pair(raw: str, clefts: str) -> tuple[Volume, Volume]:
-    return open_volume(raw), open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
+def _pair(raw: str, clefts: str, reading: Reading) -> tuple[Volume, Volume]:
+    image = open_volume(raw, reading=reading)
+    return image, open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
 
 
 def _is_cleft(source: Source, ids: np.ndarray) -> np.ndarray:
-    zero = source.volumes()[1].format == "hdf5"
-    return cleft_mask(ids, zero_is_cleft=zero)
+    return cleft_mask(ids, zero_is_cleft=source.volumes()[1].zero_is_cleft)
 
 
 class VolumeSource(gp.BatchProvider):
@@ -176,7 +177,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     def _targets(
         self, source: Source, ids: np.ndarray, roi: Roi, wide: Roi
     ) -> dict[str, np.ndarray]:
-        zero = source.volumes()[1].format == "hdf5"
+        zero = source.volumes()[1].zero_is_cleft
         found = {}
         for name in self.targets:
             target = TARGETS[name]

@@ -29,7 +29,7 @@ def source(tissue, tmp_path_factory):
             f"{path}/{name}", shape=SHAPE, dtype=np.uint8, chunks=SHAPE, space=Space((40, 8, 8))
         )
         made.write(made.roi, data)
-    return open_source(f"{path}/raw", f"{path}/mask", None, None, PATCH)
+    return open_source(f"{path}/raw", f"{path}/mask", None, PATCH)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Prediction: blocks do not show, kills lose nothing, conflicts are refused."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from cleftcli.errors import ConflictError, IncompleteError, UsageError
 from cleftcli.foreground import read_foreground
 from cleftcli.jobs.predict import Settings, plan, predict
 from cleftcli.volumes import open_volume
-from tests.conftest import VOXEL_SIZE
+from tests.conftest import VOXEL_SIZE, store
 
 
 def made(settings: Settings, **options) -> np.ndarray:
@@ -30,6 +32,13 @@ def voxels_on_disk(folder: Path) -> dict[str, bytes]:
     """Every chunk of a store."""
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Two threads that wait for each other on busy cores take ten times as long."""
+    monkeypatch.setattr("cleftcli.jobs.predict.cores", lambda: 1)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # in processes of their own
 
 
 @pytest.fixture
@@ -68,6 +77,19 @@ def test_a_roi_is_cut_from_the_prediction_of_the_whole(settings):
     assert open_volume(settings("part.zarr").output + "/cleft").space.offset == (80.0, 40.0, 0.0)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 17, 2), (3, 15, 16), (5, 19, 13), (7, 16, 17)])
+def test_any_shape_is_predicted_whole(settings, tmp_path, grown, shape):
+    """Volumes smaller than a tile, of one section or of prime edges: every voxel is written."""
+    data = grown.raw[tuple(slice(n) for n in shape)]
+    odd = store(f"{tmp_path}/odd.zarr/raw", data).address
+    chosen = settings("out.zarr", block=(3, 16, 11), dtype="float32")
+
+    found = made(dataclasses.replace(chosen, volume=odd))
+
+    assert found.shape == shape
+    assert ((found > 0) & (found < 1)).all()  # unwritten voxels would be 0
+
+
 @pytest.mark.parametrize("name", ["out.zarr", "out.n5"])
 def test_a_prediction_says_what_it_holds(settings, name):
     """Probability as uint8, voxel size, threshold and completeness are in its attributes."""
@@ -98,7 +120,7 @@ def test_a_run_killed_half_way_and_started_again_gives_the_same_bytes(settings, 
     killed = tmp_path / "killed.zarr"
     command = [sys.executable, "-m", "cleftcli", "predict", str(volume), "-o", str(killed)]
     command += ["--checkpoint", str(whole.checkpoint), "--block", "4,16,16"]
-    ledger = tmp_path / "killed.zarr.ledger"
+    ledger = tmp_path / "killed.zarr.cleft.ledger"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and (
         not ledger.exists() or len(ledger.read_text().splitlines()) < 4
@@ -149,6 +171,80 @@ def test_a_folder_that_is_not_ours_survives_overwrite(settings, tmp_path):
     assert precious.read_text() == "data"
 
 
+def test_two_predictions_share_a_container(cleft, settings, tmp_path):
+    """Each has a ledger of its own; --overwrite and another try concern one array alone."""
+    first, second = settings("out.zarr/a"), settings("out.zarr/b", blend="none")
+    a, b = made(first), made(second)
+    before = voxels_on_disk(tmp_path / "out.zarr" / "a")
+
+    assert not np.array_equal(a, b)
+    assert predict(first, overwrite=False, report=lambda *_: None)["blocks_resumed"] == 1
+    with pytest.raises(ConflictError, match="blend: 'none' -> 'bump'"):
+        made(settings("out.zarr/b"))
+    assert np.array_equal(made(settings("out.zarr/b"), overwrite=True), a)
+    assert voxels_on_disk(tmp_path / "out.zarr" / "a") == before
+    listed = json.loads(cleft("info", tmp_path / "out.zarr", "--json").stdout)["arrays"]
+    assert [(v["address"][-1], v["complete"]) for v in listed] == [("a", True), ("b", True)]
+
+
+@pytest.mark.parametrize("where", ["out.zarr", "out.zarr/raw", "out.zarr/beside"])
+def test_a_container_of_others_stays_as_it_is(settings, tmp_path, grown, where):
+    """5 with and without --overwrite, also for an array beside theirs and one of the same name."""
+    store(f"{tmp_path}/out.zarr/raw", grown.raw)
+    document = tmp_path / "out.zarr" / "raw" / ".zattrs"
+    document.write_text(document.read_text().replace("cleft", "somebody"))
+    before = {p: p.read_bytes() for p in (tmp_path / "out.zarr").rglob("*") if p.is_file()}
+
+    for overwrite in (False, True):
+        with pytest.raises(ConflictError):
+            made(settings(where), overwrite=overwrite)
+
+    after = {p: p.read_bytes() for p in (tmp_path / "out.zarr").rglob("*") if p.is_file()}
+    assert after == before
+    assert not list(tmp_path.glob("*.ledger"))
+
+
+def test_ours_without_its_ledger_is_not_taken_up(settings, tmp_path):
+    """What was moved here is a conflict; --overwrite replaces it, for it says that it is ours."""
+    first = made(settings("out.zarr"))
+    (tmp_path / "out.zarr.cleft.ledger").unlink()
+
+    with pytest.raises(ConflictError, match="--overwrite"):
+        made(settings("out.zarr"))
+    assert np.array_equal(made(settings("out.zarr"), overwrite=True), first)
+
+
+@pytest.mark.parametrize("there", ["folder", "group"])
+def test_an_empty_place_is_free(settings, tmp_path, there):
+    """An empty folder, or a group without arrays, is nobody's."""
+    (tmp_path / "out.zarr").mkdir()
+    if there == "group":
+        (tmp_path / "out.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
+
+    assert made(settings("out.zarr")).shape == (10, 48, 64)
+
+
+@pytest.mark.parametrize("command", ["predict", "convert"])
+def test_a_disk_that_cannot_hold_the_output_is_seen_before(
+    cleft, tmp_path, volume, checkpoint, monkeypatch, command
+):
+    """6, how much is needed and free, and nothing is written; one that just suffices is used."""
+    free = 10 * 48 * 64
+    about = SimpleNamespace(free=free - 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: about)
+    option = ["--checkpoint", checkpoint, "-o"] if command == "predict" else []
+    if command == "convert":
+        volume = volume / "volumes" / "raw"
+
+    done = cleft(command, volume, *option, tmp_path / "new" / "out.zarr")
+
+    assert done.exit_code == 6
+    assert "GB free; nothing was written" in done.stderr
+    assert not (tmp_path / "new").exists()
+    about.free = free
+    assert cleft(command, volume, *option, tmp_path / "new" / "out.zarr").exit_code == 0
+
+
 def test_a_deleted_output_is_made_anew(settings, tmp_path):
     """A ledger without its output is not believed."""
     first = made(settings("out.zarr"))
@@ -158,9 +254,12 @@ def test_a_deleted_output_is_made_anew(settings, tmp_path):
 
 
 def test_the_input_is_never_the_output(volume, checkpoint):
-    """Writing into the raw container is refused."""
-    with pytest.raises(UsageError, match="into the input"):
-        plan(Settings(volume=str(volume), output=str(volume), checkpoint=checkpoint))
+    """Writing into the raw container is refused, by any name of it."""
+    link = volume.with_name("link.zarr")
+    link.symlink_to(volume)
+    for output in (volume, volume / "cleft", volume / "inside.zarr", link, link / "other.n5"):
+        with pytest.raises(UsageError, match="into the input"):
+            plan(Settings(volume=str(volume), output=str(output), checkpoint=checkpoint))
 
 
 def test_without_blending_tiles_are_stacked(settings):

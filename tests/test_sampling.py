@@ -13,7 +13,7 @@ from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, whole
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
 from cleftcli.sampling import Batches, loader, open_source
-from cleftcli.volumes import Space, create_volume
+from cleftcli.volumes import Reading, Space, create_volume
 
 SHAPE, VOXEL_SIZE, PATCH = (12, 40, 44), (40.0, 8.0, 8.0), (4, 16, 16)
 VOXELS = math.prod(SHAPE)
@@ -62,7 +62,7 @@ def clefts(folder, ids):
 
 @pytest.fixture(scope="module")
 def source(places, clefts):
-    return open_source(places, clefts, None, None, PATCH)
+    return open_source(places, clefts, None, PATCH)
 
 
 def batches(*sources, **options):
@@ -163,7 +163,7 @@ def test_raw_is_where_draw_says(source):
 def test_patches_stay_inside_the_region(places, clefts, shape, augment):
     """No voxel of a patch lies outside its region: what is held out stays unseen."""
     region = Roi((2, 3, 5), (8, 33, 35))
-    inside = open_source(places, clefts, str(region), None, shape)
+    inside = open_source(places, clefts, str(region), shape)
     chosen = batches(inside, input_shape=shape, augment=augment, batch_size=4)
     positions = np.stack(
         np.unravel_index(np.stack([numbers_of(chosen[i]) for i in range(15)]), SHAPE), -1
@@ -174,7 +174,7 @@ def test_patches_stay_inside_the_region(places, clefts, shape, augment):
 
 def test_oblong_patches_are_not_turned(places, clefts):
     """Turned about its centre an oblong patch would leave the region: refused."""
-    inside = open_source(places, clefts, None, None, (4, 8, 32))
+    inside = open_source(places, clefts, None, (4, 8, 32))
 
     with pytest.raises(UsageError, match="rotate"):
         batches(inside, input_shape=(4, 8, 32), augment={"rotate": 0.5})
@@ -182,7 +182,7 @@ def test_oblong_patches_are_not_turned(places, clefts):
 
 def test_every_position_is_drawn(places, clefts):
     """Patches lie at every position of the region, the last ones included."""
-    tight = open_source(places, clefts, "3:8,20:37,10:27", None, PATCH)
+    tight = open_source(places, clefts, "3:8,20:37,10:27", PATCH)
     chosen = batches(tight, batch_size=8)
     seen = {tuple(int(n) for n in c) for i in range(12) for c in corners_of(chosen[i])}
     assert seen == set(itertools.product([3, 4], [20, 21], [10, 11]))
@@ -190,8 +190,8 @@ def test_every_position_is_drawn(places, clefts):
 
 def test_regions_are_drawn_by_their_positions(places, clefts):
     """A region with three times the positions gives three times the patches."""
-    small = open_source(places, clefts, "0:4,0:16,0:25", None, PATCH)  # 10 positions
-    large = open_source(places, clefts, "4:8,16:36,0:21", None, PATCH)  # 30
+    small = open_source(places, clefts, "0:4,0:16,0:25", PATCH)  # 10 positions
+    large = open_source(places, clefts, "4:8,16:36,0:21", PATCH)  # 30
     chosen = batches(small, large)
     drawn = [chosen.draw(np.random.default_rng(i))[0] for i in range(400)]
     assert 0.65 <= np.mean([s == large for s in drawn]) <= 0.85
@@ -219,7 +219,7 @@ def test_poor_patches_are_kept_now_and_then(source):
 def test_a_region_without_clefts_does_not_hang(places, folder):
     """Where there is nothing to find, a patch is given after all."""
     empty = store(folder / "empty.zarr/ids", np.full(SHAPE, BACKGROUND, np.uint64))
-    nothing = open_source(places, empty, None, None, PATCH)
+    nothing = open_source(places, empty, None, PATCH)
     chosen = batches(nothing, min_cleft_voxels=1, reject_probability=0.9999, batch_size=1)
     assert chosen[0]["mask"].sum() == 0
 
@@ -231,7 +231,7 @@ def test_unknown_voxels_are_no_clefts(places, folder, kind):
     data = np.full(SHAPE, BACKGROUND, np.uint64) if kind == "ids" else np.zeros(SHAPE, np.uint8)
     data[:4] = IGNORE if kind == "ids" else 255
     data[wanted.within(whole(SHAPE))] = 1
-    truth = open_source(places, store(folder / f"u.zarr/{kind}", data), None, None, PATCH)
+    truth = open_source(places, store(folder / f"u.zarr/{kind}", data), None, PATCH)
     chosen = batches(truth, min_cleft_voxels=200, reject_probability=0.99, batch_size=4)
     masks = torch.cat([chosen[i]["mask"] for i in range(8)])
     assert (((masks == 1).sum(dim=(1, 2, 3)) >= 200).float().mean()) >= 0.9
@@ -245,9 +245,7 @@ def test_a_mask_teaches_what_its_ids_would(places, folder, name):
     ids = np.where(mask == 255, IGNORE, np.where(mask == 1, 4, BACKGROUND)).astype(np.uint64)
     found = [
         batches(
-            open_source(
-                places, store(folder / f"same_{name}.zarr/{kind}", data), None, None, PATCH
-            ),
+            open_source(places, store(folder / f"same_{name}.zarr/{kind}", data), None, PATCH),
             targets=(name,),
         )
         for kind, data in (("mask", mask), ("ids", ids))
@@ -300,7 +298,7 @@ def test_mask_moves_with_raw(folder):
     raw = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
     image = store(folder / "moves.zarr/raw", raw)
     mask = store(folder / "moves.zarr/mask", (raw > 127).astype(np.uint8))
-    both = open_source(image, mask, None, None, PATCH)
+    both = open_source(image, mask, None, PATCH)
     chosen = batches(both, targets=("mask", "tanh-distance"), augment={"flip": 0.5, "rotate": 0.5})
     for index in range(10):
         batch = chosen[index]
@@ -313,7 +311,7 @@ def test_lost_sections_are_grey(folder, clefts, level):
     """A section without contrast is 0, as in prediction."""
     raw = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
     raw[::2] = level
-    lost = open_source(store(folder / f"l{level}.zarr/raw", raw), clefts, None, None, PATCH)
+    lost = open_source(store(folder / f"l{level}.zarr/raw", raw), clefts, None, PATCH)
     batch = batches(lost, batch_size=4)[0]["raw"][:, 0]
     grey = (batch == 0).all(dim=3).all(dim=2)
     assert torch.equal(grey.sum(dim=1), torch.full((4,), 2))
@@ -339,7 +337,7 @@ def test_id_zero(folder, suffix, zero_is_cleft):
         with h5py.File(path, "w") as file:
             for name, data in (("raw", raw), ("ids", ids)):
                 file.create_dataset(name, data=data).attrs["resolution"] = VOXEL_SIZE
-    batch = batches(open_source(f"{path}/raw", f"{path}/ids", None, None, PATCH), batch_size=1)[0]
+    batch = batches(open_source(f"{path}/raw", f"{path}/ids", None, PATCH), batch_size=1)[0]
     expected = ids < 4 if zero_is_cleft else ids == 3
     assert np.array_equal(batch["mask"][0].numpy() == 1, expected)
 
@@ -349,30 +347,30 @@ def test_containers_are_addresses(folder, ids):
     path = folder / "cremi.zarr"
     store(path / "volumes/raw", np.arange(VOXELS, dtype=np.int64).reshape(SHAPE).astype(np.uint8))
     store(path / "volumes/labels/clefts", ids)
-    found = open_source(str(path), str(path), None, None, PATCH)
+    found = open_source(str(path), str(path), None, PATCH)
     assert found.volumes()[0].dtype == np.uint8
     assert found.volumes()[1].dtype == np.uint64
 
 
 def test_voxel_size_is_that_of_the_config_then_of_the_store(places, clefts):
     """A stated voxel size wins; the store's is used otherwise."""
-    assert open_source(places, clefts, None, None, PATCH).voxel_size == VOXEL_SIZE
-    assert open_source(places, clefts, None, (50, 4, 4), PATCH).voxel_size == (50, 4, 4)
+    assert open_source(places, clefts, None, PATCH).voxel_size == VOXEL_SIZE
+    assert open_source(places, clefts, None, PATCH, Reading((50, 4, 4))).voxel_size == (50, 4, 4)
 
 
 def test_shapes_must_agree(places, folder):
     """Raw and ids of different shapes are an input error that names both."""
     short = store(folder / "short.zarr/ids", np.zeros((12, 40, 43), np.uint64))
     with pytest.raises(InputError, match=r"\(12, 40, 44\).*\(12, 40, 43\)"):
-        open_source(places, short, None, None, PATCH)
+        open_source(places, short, None, PATCH)
 
 
 def test_voxel_sizes_must_agree(places, folder):
     """Different voxel sizes are an input error, unless the config says which is meant."""
     other = store(folder / "other.zarr/ids", np.zeros(SHAPE, np.uint64), voxel_size=(40, 4, 4))
     with pytest.raises(InputError, match="voxel size"):
-        open_source(places, other, None, None, PATCH)
-    assert open_source(places, other, None, (40, 4, 4), PATCH).voxel_size == (40, 4, 4)
+        open_source(places, other, None, PATCH)
+    assert open_source(places, other, None, PATCH, Reading((40, 4, 4))).voxel_size == (40, 4, 4)
 
 
 def test_no_voxel_size_is_an_input_error(folder):
@@ -380,23 +378,23 @@ def test_no_voxel_size_is_an_input_error(folder):
     raw = store(folder / "bare.zarr/raw", np.zeros(SHAPE, np.uint8), voxel_size=None)
     ids = store(folder / "bare.zarr/ids", np.zeros(SHAPE, np.uint64), voxel_size=None)
     with pytest.raises(InputError, match="voxel size"):
-        open_source(raw, ids, None, None, PATCH)
-    assert open_source(raw, ids, None, VOXEL_SIZE, PATCH).voxel_size == VOXEL_SIZE
+        open_source(raw, ids, None, PATCH)
+    assert open_source(raw, ids, None, PATCH, Reading(VOXEL_SIZE)).voxel_size == VOXEL_SIZE
 
 
 @pytest.mark.parametrize("roi", ["0:3,0:40,0:44", "0:12,0:15,0:44", "0:12,0:40,30:44"])
 def test_a_region_smaller_than_a_patch_is_refused(places, clefts, roi):
     """A region that holds no patch is an input error that names it and the patch."""
     with pytest.raises(InputError, match=r"smaller than a patch.*\(4, 16, 16\)"):
-        open_source(places, clefts, roi, None, PATCH)
-    assert open_source(places, clefts, "0:4,0:16,0:16", None, PATCH).roi.shape == PATCH
+        open_source(places, clefts, roi, PATCH)
+    assert open_source(places, clefts, "0:4,0:16,0:16", PATCH).roi.shape == PATCH
 
 
 @pytest.mark.parametrize("roi", ["0:13,0:40,0:44", "5:5,0:40,0:44", "0:12", "all"])
 def test_a_region_that_is_none_is_refused(places, clefts, roi):
     """A region that leaves the volume, is empty or no box is a usage error."""
     with pytest.raises(UsageError):
-        open_source(places, clefts, roi, None, PATCH)
+        open_source(places, clefts, roi, PATCH)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])
@@ -404,20 +402,20 @@ def test_ids_are_unsigned(places, folder, dtype):
     """Floats and signed integers as ids are an input error that names the dtype."""
     wrong = store(folder / f"{np.dtype(dtype)}.zarr/ids", np.zeros(SHAPE, dtype))
     with pytest.raises(InputError, match=np.dtype(dtype).name):
-        open_source(places, wrong, None, None, PATCH)
+        open_source(places, wrong, None, PATCH)
 
 
 def test_raw_of_unknown_range_is_refused(folder, clefts):
     """uint16 raw whose black and white nobody states is refused before training starts."""
     dim = store(folder / "dim.zarr/raw", np.zeros(SHAPE, np.uint16))
     with pytest.raises(InputError, match="intensit"):
-        open_source(dim, clefts, None, None, PATCH)
+        open_source(dim, clefts, None, PATCH)
 
 
 def test_a_missing_volume_is_an_input_error(folder, clefts):
     """A raw volume that is not there is an input error that names it."""
     with pytest.raises(InputError, match=r"nothing\.zarr"):
-        open_source(str(folder / "nothing.zarr"), clefts, None, None, PATCH)
+        open_source(str(folder / "nothing.zarr"), clefts, None, PATCH)
 
 
 def test_an_unknown_augmentation_is_a_usage_error(source):

@@ -101,6 +101,15 @@ def _locked(path: Path) -> TextIO:
     return file
 
 
+def refuse_if_held(path: Path) -> None:
+    """Refuse an output that a process is writing.
+
+    Raises:
+        ConflictError: its ledger is locked.
+    """
+    _locked(path).close()
+
+
 def _parsed(line: str, key: str) -> dict[str, Any] | None:
     """The object on a line, if it is one with that key."""
     try:

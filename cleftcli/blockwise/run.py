@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from distributed import Client, Future, LocalCluster, as_completed
 
+from cleftcli.errors import CleftError, ResourceError
 from cleftcli.geometry import Block
 from cleftcli.interrupt import stoppable
 
@@ -62,7 +63,7 @@ def run(
         def launch() -> None:
             block = None if stop.signal else next(remaining, None)
             if block is not None:
-                future = client.submit(process, block, pure=False, retries=RETRIES)
+                future = client.submit(_attempt, process, block, pure=False, retries=RETRIES)
                 owners[future] = block
                 flying.add(future)
 
@@ -70,20 +71,30 @@ def run(
             launch()
         for future in flying:
             block = owners.pop(future)
-            error = future.exception() if future.status == "error" else None
-            if error is not None:
-                failures.append(Failure(block, error))
+            result = future.exception() if future.status == "error" else future.result()
+            if isinstance(result, BaseException):
+                failures.append(Failure(block, result))
             else:
-                finished(block, future.result())
+                finished(block, result)
             future.release()
             launch()
         stop.exit()
     return failures
 
 
+def _attempt(process: Process, block: Block) -> dict[str, Any] | CleftError:
+    """What came of a block; an error that a second try would meet again is a result too."""
+    try:
+        return process(block)
+    except ResourceError:
+        raise
+    except CleftError as error:
+        return error
+
+
 def _client(workers: int) -> Client:
     """Workers on this machine, reachable from nowhere else; one lives in this process."""
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,

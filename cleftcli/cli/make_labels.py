@@ -7,6 +7,7 @@ import typer
 from cleftcli.cli import report
 from cleftcli.cli.options import (
     JsonOption,
+    MissingOption,
     OutputOption,
     OverwriteOption,
     VoxelSizeOption,
@@ -31,6 +32,7 @@ def main(
     scale: ScaleOption = None,
     unit: UnitOption = None,
     voxel_size: VoxelSizeOption = None,
+    missing: MissingOption = "fill",
     workers: WorkersOption = 1,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -51,6 +53,7 @@ def main(
             scale=scale,
             unit=unit,
             voxel_size=parse_voxel_size(voxel_size),
+            missing=missing,
             workers=workers,
             overwrite=overwrite,
             report=shown,

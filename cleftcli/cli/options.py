@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cleftcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from cleftcli.volumes import Reading
 
 OutputOption = Annotated[str, typer.Option("-o", "--output", help="Store to write, .zarr or .n5.")]
 OverwriteOption = Annotated[
@@ -21,6 +24,13 @@ RoiOption = Annotated[
 ]
 VoxelSizeOption = Annotated[
     str | None, typer.Option(help="Voxel size z,y,x in nm, instead of what the store says.")
+]
+AxesOption = Annotated[
+    str | None, typer.Option(help="Stored axes in their order, e.g. xyz, instead of the store's.")
+]
+ChannelOption = Annotated[int | None, typer.Option(min=0, help="Channel to read, of several.")]
+MissingOption = Annotated[
+    Literal["fill", "error"], typer.Option(help="Missing input chunks: read as 0, or refuse.")
 ]
 ThresholdOption = Annotated[
     float | None,
@@ -53,6 +63,29 @@ def numbers(text: str | None, count: int) -> tuple[float, ...] | None:
     return values
 
 
+def counts(text: str) -> list[int]:
+    """Whole numbers from 0, separated by commas.
+
+    Raises:
+        UsageError: anything else.
+    """
+    parts = text.split(",")
+    if not all(p.strip().isdecimal() for p in parts):
+        raise UsageError(f"{text!r}: expected whole numbers separated by commas")
+    return [int(p) for p in parts]
+
+
+def pairs(addresses: list[str]) -> list[tuple[str, str]]:
+    """Predictions and truths as they were typed, two by two.
+
+    Raises:
+        UsageError: one is left over.
+    """
+    if len(addresses) % 2:
+        raise UsageError(f"{addresses[-1]}: each prediction needs a truth behind it")
+    return list(zip(addresses[::2], addresses[1::2], strict=True))
+
+
 def parse_voxel_size(text: str | None) -> tuple[float, float, float] | None:
     """`--voxel-size` in nm, zyx.
 
@@ -66,3 +99,14 @@ def parse_voxel_size(text: str | None) -> tuple[float, float, float] | None:
     if min(values) <= 0:
         raise UsageError(f"voxel size {text!r}: must be positive")
     return z, y, x
+
+
+def parse_reading(voxel_size: str | None, axes: str | None, channel: int | None) -> Reading:
+    """`--voxel-size`, `--axes` and `--channel` together.
+
+    Raises:
+        UsageError: as `parse_voxel_size`.
+    """
+    from cleftcli.volumes import Reading
+
+    return Reading(parse_voxel_size(voxel_size), axes, channel)

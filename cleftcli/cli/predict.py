@@ -6,15 +6,18 @@ import typer
 
 from cleftcli.cli import report
 from cleftcli.cli.options import (
+    AxesOption,
+    ChannelOption,
     CheckpointOption,
     DeviceOption,
     JsonOption,
+    MissingOption,
     OverwriteOption,
     RoiOption,
     VoxelSizeOption,
     WorkersOption,
     numbers,
-    parse_voxel_size,
+    parse_reading,
 )
 from cleftcli.geometry import parse_zyx
 
@@ -37,6 +40,12 @@ DtypeOption = Annotated[str, typer.Option(help="uint8 (0..255 is 0..1) or float3
 RangeOption = Annotated[
     str | None, typer.Option(help="Intensities of black and white. Default for uint8: 0,255.")
 ]
+MismatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-voxel-size-mismatch", help="Predict voxels unlike those that were trained on."
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("-n", "--dry-run", help="Plan, compute nothing.")]
 
 
@@ -55,6 +64,10 @@ def main(
     dtype: DtypeOption = "uint8",
     intensity_range: RangeOption = None,
     voxel_size: VoxelSizeOption = None,
+    allow_voxel_size_mismatch: MismatchOption = False,
+    axes: AxesOption = None,
+    channel: ChannelOption = None,
+    missing: MissingOption = "fill",
     dry_run: DryRunOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -63,7 +76,7 @@ def main(
 
     \b
     cleft predict volume.zarr
-    cleft predict sample_A.hdf/volumes/raw -o prediction.zarr --roi 0:40,,:1024
+    cleft predict sample_A.hdf/volumes/raw -o prediction.zarr --roi 0:40,:,:1024
     cleft predict volume.zarr --dry-run
     """
     from cleftcli.jobs import predict as job
@@ -83,7 +96,9 @@ def main(
         workers=workers,
         dtype=dtype,
         intensity_range=None if low_high is None else (low_high[0], low_high[1]),
-        voxel_size=parse_voxel_size(voxel_size),
+        reading=parse_reading(voxel_size, axes, channel),
+        missing=missing,
+        any_voxel_size=allow_voxel_size_mismatch,
     )
     if dry_run:
         planned = job.plan(settings).summary()

@@ -7,9 +7,10 @@ from typing import Any
 
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, fit_block
+from cleftcli.inspection import Missing, scan_input, still_the_same
 from cleftcli.labels import TARGETS, Nm
-from cleftcli.resumable import BLOCK_VOXELS, CHUNK, Output, Report, make
-from cleftcli.volumes import open_volume, split_address
+from cleftcli.resumable import BLOCK_VOXELS, CHUNK, Output, Report, check_output, make
+from cleftcli.volumes import Reading, open_volume, split_address, write_attributes
 
 CLEFTS = ("volumes/labels/clefts", "clefts")
 
@@ -44,6 +45,7 @@ def make_labels(
     scale: float | None,
     unit: str | None,
     voxel_size: Nm | None,
+    missing: Missing,
     workers: int,
     overwrite: bool,
     report: Report,
@@ -57,6 +59,7 @@ def make_labels(
         scale: of a distance target, in `unit`; None is the target's own.
         unit: "nm", or "voxel": edges of the finest voxel.
         voxel_size: nm, where the store does not say.
+        missing: chunks that are not stored are background ("fill") or refused ("error").
         workers: processes.
         overwrite: replace an output made with other settings.
         report: called with blocks done and blocks in all.
@@ -67,11 +70,13 @@ def make_labels(
     """
     if target not in TARGETS:
         raise UsageError(f"target {target!r}: {', '.join(TARGETS)}")
-    volume = open_volume(clefts, prefer=CLEFTS, voxel_size=voxel_size)
+    volume = open_volume(clefts, prefer=CLEFTS, reading=Reading(voxel_size))
     if volume.dtype.kind not in "bu":
         raise InputError(f"{volume.address} is {volume.dtype}; cleft ids are unsigned integers")
     chosen = TARGETS[target]
+    scan = scan_input(volume, missing)
     scale_nm = chosen.scale_nm(volume.voxel_size, scale, unit)
+    check_output(output, clefts)
     container, dataset = split_address(output)
     address = f"{container}/{dataset or target}"
     process = MakeBlock(
@@ -80,7 +85,7 @@ def make_labels(
         target=target,
         scale=scale_nm,
         voxel_size=volume.voxel_size,
-        zero_is_cleft=volume.format == "hdf5",
+        zero_is_cleft=volume.zero_is_cleft,
     )
     plan = BlockPlan(
         volume.roi,
@@ -93,4 +98,13 @@ def make_labels(
     attributes = {"content": content, "run": facts}
     wanted = Output(address, plan, chosen.dtype, CHUNK, volume.space, attributes)
     outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
-    return {"output": address, **facts, "blocks": len(plan), "blocks_resumed": outcome.resumed}
+    seen = {**scan.summary(), "changed_while_read": not still_the_same(volume, scan)}
+    write_attributes(outcome.volume, {"input": seen})
+    resumed = outcome.resumed
+    return {
+        "output": address,
+        **facts,
+        "blocks": len(plan),
+        "blocks_resumed": resumed,
+        "input": seen,
+    }

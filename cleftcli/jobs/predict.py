@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -13,22 +13,49 @@ from typing import Any
 
 import numpy as np
 
-from cleftcli.errors import InputError, ResourceError, UsageError
-from cleftcli.geometry import Block, BlockPlan, Zyx, fit_block, fit_chunk, parse_roi, zyx
+from cleftcli.errors import UsageError
+from cleftcli.geometry import BlockPlan, Zyx, fit_block, fit_chunk, parse_roi
+from cleftcli.inspection import (
+    Missing,
+    check_voxel_size,
+    doubts,
+    intensity_doubts,
+    look,
+    scan_input,
+    still_the_same,
+)
 from cleftcli.model import checkpoint
 from cleftcli.model.checkpoint import Checkpoint
 from cleftcli.model.device import choose_device, choose_precision, cores
-from cleftcli.model.inference import BLENDS, load_predictor
-from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
-from cleftcli.resumable import BLOCK_VOXELS, CHUNK, Output, Report, check_output, make
-from cleftcli.volumes import Nm, Space, Volume, open_volume, split_address
+from cleftcli.model.inference import BLENDS
+from cleftcli.prediction import PredictBlock, Tiling, tile_grid
+from cleftcli.resumable import (
+    BLOCK_VOXELS,
+    CHUNK,
+    Outcome,
+    Output,
+    Report,
+    check_disk,
+    check_output,
+    make,
+)
+from cleftcli.volumes import (
+    AS_STORED,
+    Reading,
+    Scan,
+    Space,
+    Volume,
+    open_volume,
+    split_address,
+    write_attributes,
+)
 from cleftcli.volumes.intensity import Range, intensity_range
 
 log = logging.getLogger(__name__)
 
 DTYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
 PROBABILITY_IS = {"uint8": "value / 255", "float32": "value"}
-VOXEL_SIZE_TOLERANCE = 1.5  # a network sees other tissue beyond this ratio
+MOST_IN_BLACK = 0.01  # share of positives where there is no tissue, before it is worth a word
 BYTES_PER_VOXEL = 17  # raw uint8 and float32, sum, weights, result
 
 
@@ -49,42 +76,9 @@ class Settings:
     workers: int = 1
     dtype: str = "uint8"
     intensity_range: Range | None = None
-    voxel_size: Nm | None = None
-
-
-@dataclass(frozen=True)
-class PredictBlock:
-    """Predict one block and write it: addresses and numbers, for any worker process."""
-
-    settings: Settings
-    checkpoint_path: Path
-    device: str
-    precision: str
-    batch_size: int
-    tiling: Tiling
-    black_white: Range
-    output: str
-    origin: Zyx  # of the output in the volume, voxels
-
-    def __call__(self, block: Block) -> dict[str, Any]:
-        """Write the block; counts of sections without contrast."""
-        predictor = load_predictor(
-            self.checkpoint_path,
-            device=choose_device(self.device),
-            precision=self.precision,
-            batch_size=self.batch_size,
-            threads=max(cores() // self.settings.workers, 1),
-        )
-        volume = open_volume(self.settings.volume)
-        found = predict_roi(predictor, volume, self.black_white, self.tiling, block.write)
-        if not np.isfinite(found.probability).all():
-            raise InputError(f"the network gave NaN or inf in block {block.write}")
-        here = block.write.shift(zyx([-o for o in self.origin]))
-        as_uint8 = self.settings.dtype == "uint8"
-        open_volume(self.output).write(
-            here, quantise(found.probability) if as_uint8 else found.probability
-        )
-        return {"constant_sections": found.constant_sections}
+    reading: Reading = AS_STORED
+    missing: Missing = "fill"
+    any_voxel_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +91,8 @@ class Plan:
     checkpoint: Checkpoint
     blocks: BlockPlan
     process: PredictBlock
+    scan: Scan
+    warnings: list[str]
 
     @cached_property
     def output(self) -> Output:
@@ -125,6 +121,7 @@ class Plan:
             "volume": self.volume.address,
             "shape": list(self.volume.shape),
             "dtype": str(self.volume.dtype),
+            "axes": self.volume.axes,
             "intensity_range": list(self.process.black_white),
             "checkpoint": checkpoint.digest(self.checkpoint_path),
             "tile": list(self.process.tiling.grid.tile),
@@ -145,6 +142,7 @@ class Plan:
         return {
             "volume": self.volume.address,
             "shape": list(self.volume.shape),
+            "axes": self.volume.axes,
             "voxel_size": self.volume.space.voxel_size,
             "intensity_range": list(self.process.black_white),
             "roi": str(roi),
@@ -161,6 +159,8 @@ class Plan:
             "memory_bytes_per_worker": math.prod(self.blocks.block) * BYTES_PER_VOXEL,
             "output_bytes": roi.size * itemsize,
             "output_files": files,
+            "input": self.scan.summary(),
+            "warnings": self.warnings,
         }
 
 
@@ -179,31 +179,43 @@ def plan(settings: Settings) -> Plan:
     """
     path = settings.checkpoint or default_checkpoint()
     found, _ = checkpoint.load(path)
-    volume = open_volume(settings.volume, voxel_size=settings.voxel_size)
-    _compare_voxel_sizes(volume, found)
+    volume = open_volume(settings.volume, reading=settings.reading)
+    check_voxel_size(volume, found.voxel_size, any_size=settings.any_voxel_size)
     if settings.dtype not in DTYPES:
         raise UsageError(f"dtype {settings.dtype!r}: {' or '.join(DTYPES)}")
     if settings.blend not in BLENDS:
         raise UsageError(f"blend {settings.blend!r}: {' or '.join(BLENDS)}")
+    if settings.block is not None and min(settings.block) < 1:
+        raise UsageError(f"block {settings.block}: every edge takes a voxel at least")
     overlap = settings.overlap or ((0, 0, 0) if settings.blend == "none" else None)
     tiling = Tiling(tile_grid(volume.shape, found.input_shape, overlap), settings.blend)
     roi = parse_roi(settings.roi, volume.shape) if settings.roi else volume.roi
     block = settings.block or fit_block(roi.shape, CHUNK, BLOCK_VOXELS)
     device = choose_device(settings.device)
     output = _output_address(settings)
+    black_white = intensity_range(volume, settings.intensity_range)
+    scan = scan_input(volume, settings.missing, roi)
     process = PredictBlock(
-        settings=settings,
+        volume=volume.address,
+        reading=settings.reading,
+        missing=settings.missing,
         checkpoint_path=path.resolve(),
         device=str(device),
         precision=choose_precision(settings.precision, device),
         batch_size=settings.batch_size or (1 if device.type == "cpu" else 8),
+        threads=max(cores() // settings.workers, 1),
         tiling=tiling,
-        black_white=intensity_range(volume, settings.intensity_range),
+        black_white=black_white,
         output=output,
         origin=roi.offset,
+        dtype=settings.dtype,
+        threshold=0.5 if found.threshold is None else found.threshold,
+        ask=scan.missing is None,
     )
-    planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process)
-    _check_disk(planned)
+    seen = intensity_doubts(look(volume, roi), black_white, list(found.intensities))
+    warnings = [*doubts(volume), *seen]
+    planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process, scan, warnings)
+    check_disk(planned.output)
     return planned
 
 
@@ -216,6 +228,8 @@ def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str,
     """
     planned = plan(settings)
     log.info("%s", describe(planned))
+    for warning in planned.warnings:
+        log.warning("%s: %s", planned.volume.address, warning)
     outcome = make(
         planned.output,
         planned.process,
@@ -224,16 +238,42 @@ def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str,
         overwrite=overwrite,
         report=report,
     )
-    constant = outcome.total("constant_sections")
-    if constant:
-        log.warning("%d block sections of the input have no contrast; taken as grey", constant)
+    seen = _what_was_seen(planned, outcome)
+    write_attributes(outcome.volume, {"input": seen})
     return {
         **planned.summary(),
         "blocks_done": len(outcome.records),
         "blocks_resumed": outcome.resumed,
-        "constant_sections": constant,
+        "input": seen,
         "threshold": planned.checkpoint.threshold,
     }
+
+
+def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
+    """What the blocks met in the input; the troubles are said aloud."""
+    _, rows, columns = planned.blocks.counts
+    constant = Counter(z for record in outcome.records for z in record["constant_sections"])
+    empty = sorted(z for z, n in constant.items() if n == rows * columns)
+    positive, black = outcome.total("positive"), outcome.total("positive_in_black")
+    seen = {
+        **planned.scan.summary(),
+        "changed_while_read": not still_the_same(planned.volume, planned.scan, planned.blocks.roi),
+        "blocks_with_missing_chunks": sum(bool(r["missing_chunks"]) for r in outcome.records),
+        "sections_without_contrast": empty,
+        "nan_or_inf_voxels": outcome.total("strange"),
+        "positive_voxels": positive,
+        "positive_voxels_without_tissue": black,
+    }
+    if empty:
+        log.warning("sections without contrast, taken as grey: z %s", ", ".join(map(str, empty)))
+    if seen["nan_or_inf_voxels"]:
+        log.warning("%d voxels were NaN or inf, taken as grey", seen["nan_or_inf_voxels"])
+    if seen["blocks_with_missing_chunks"]:
+        log.warning("%d blocks met missing chunks", seen["blocks_with_missing_chunks"])
+    if black > positive * MOST_IN_BLACK:
+        share = 100 * black / positive
+        log.warning("%.1f %% of the positive voxels lie in black squares of the input", share)
+    return seen
 
 
 def describe(planned: Plan) -> str:
@@ -241,8 +281,9 @@ def describe(planned: Plan) -> str:
     s = planned.summary()
     low, high = s["intensity_range"]
     return (
-        f"{s['volume']}: {'x'.join(map(str, s['shape']))} {planned.volume.dtype}, voxel size "
-        f"{s['voxel_size'] or 'not stated'} nm, intensities {low:g}..{high:g} are black..white\n"
+        f"{s['volume']}: {'x'.join(map(str, s['shape']))} {planned.volume.dtype}, "
+        f"axes {s['axes']}, voxel size {s['voxel_size'] or 'not known'} nm, "
+        f"{low:g} is black and {high:g} white\n"
         f"{s['network']} on {s['device']} in {s['precision']}: {s['tiles']} tiles of "
         f"{'x'.join(map(str, s['tile']))} in {s['blocks']} blocks -> {s['output']}"
     )
@@ -253,40 +294,6 @@ def _output_address(settings: Settings) -> str:
     if settings.output is None:
         stem = Path(split_address(settings.volume)[0]).name.rsplit(".", 1)[0]
         return f"{stem}.cleft.zarr/cleft"
-    check_output(settings.output)
+    check_output(settings.output, settings.volume)
     container, dataset = split_address(settings.output)
-    source = split_address(settings.volume)[0]
-    if Path(container).resolve() == Path(source).resolve():
-        raise UsageError(f"{container}: the output would be written into the input")
     return f"{container}/{dataset or 'cleft'}"
-
-
-def _compare_voxel_sizes(volume: Volume, found: Checkpoint) -> None:
-    size = volume.space.voxel_size
-    if size is None:
-        log.warning(
-            "%s does not state its voxel size; the checkpoint was trained at %s nm",
-            volume.address,
-            found.voxel_size,
-        )
-        return
-    ratios = [max(a / b, b / a) for a, b in zip(size, found.voxel_size, strict=True)]
-    if max(ratios) > VOXEL_SIZE_TOLERANCE:
-        log.warning(
-            "%s has voxels of %s nm, the checkpoint was trained at %s nm: expect little",
-            volume.address,
-            size,
-            found.voxel_size,
-        )
-
-
-def _check_disk(planned: Plan) -> None:
-    folder = planned.output.container.parent
-    while not folder.exists():
-        folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free, planned.summary()["output_bytes"]
-    if needed > free and not planned.output.container.exists():
-        raise ResourceError(
-            f"the output may need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
-            "nothing was written"
-        )

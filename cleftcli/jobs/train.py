@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from cleftcli.config import Config, Region, load
 from cleftcli.errors import ConflictError, InputError, UsageError
 from cleftcli.foreground import Foreground, read_foreground
 from cleftcli.geometry import Zyx, zyx
+from cleftcli.inspection import Missing, doubts, look, scan_input
 from cleftcli.interrupt import stoppable
-from cleftcli.metrics import Undefined, cremi_score, scores
+from cleftcli.metrics import cremi_score, scores
 from cleftcli.model.checkpoint import Checkpoint, save
 from cleftcli.model.device import choose_precision
 from cleftcli.model.inference import Predictor
 from cleftcli.model.objectives import objective
 from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
 from cleftcli.sampling import Batches, Source, loader, open_source
-from cleftcli.scoring import Pair, sweep
+from cleftcli.scoring import Pair, best_candidate, sweep
 from cleftcli.training import Run, load_state, new_run, save_state, update
-from cleftcli.volumes import in_memory
+from cleftcli.volumes import Nm, Reading, in_memory
 from cleftcli.volumes.intensity import intensity_range
 
 log = logging.getLogger(__name__)
@@ -58,13 +60,21 @@ def train(
     held_out = _sources(config_path.parent, config.data.validate_on, None)
     _refuse_overlap(sources, held_out)
     _prepare_folder(config_path, folder, resume=resume)
+    inputs = _inspect((*sources, *held_out), config.data.missing)
     run = new_run(config, folder, device)
     if resume:
         load_state(run)
-    _loop(run, _batches(config, sources), sources[0].voxel_size, report)
+    data = _trained_on(sources)
+    _loop(run, _batches(config, sources), data, report)
     chosen = _choose_threshold(run, held_out) if held_out else {}
-    path = _save_checkpoint(run, sources[0].voxel_size, chosen)
-    return {"checkpoint": str(path), "run": str(folder), "steps": run.step, "held_out": chosen}
+    path = _save_checkpoint(run, data, chosen)
+    return {
+        "checkpoint": str(path),
+        "run": str(folder),
+        "steps": run.step,
+        "held_out": chosen,
+        "inputs": inputs,
+    }
 
 
 def _sources(base: Path, regions: list[Region], patch: Zyx | None) -> tuple[Source, ...]:
@@ -72,8 +82,40 @@ def _sources(base: Path, regions: list[Region], patch: Zyx | None) -> tuple[Sour
         return address if "://" in address else str(base / address)
 
     return tuple(
-        open_source(place(r.raw), place(r.clefts), r.roi, r.voxel_size, patch) for r in regions
+        open_source(
+            place(r.raw), place(r.clefts), r.roi, patch, Reading(r.voxel_size, r.axes, r.channel)
+        )
+        for r in regions
     )
+
+
+def _inspect(sources: tuple[Source, ...], missing: Missing) -> list[dict[str, Any]]:
+    """What the training and held-out volumes lack, said before the first step."""
+    found = []
+    for volume in {v.address: v for s in sources for v in s.volumes()}.values():
+        for doubt in doubts(volume):
+            log.warning("%s: %s", volume.address, doubt)
+        scan = scan_input(volume, missing)
+        found.append({"address": volume.address, **scan.summary()})
+    return found
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a checkpoint remembers of its training data."""
+
+    voxel_size: Nm
+    intensities: tuple[float, ...]  # histogram, for later inputs to be held against
+
+
+def _trained_on(sources: tuple[Source, ...]) -> TrainedOn:
+    seen = []
+    for source in sources:
+        image = source.volumes()[0]
+        seen.append(look(image, source.roi).histogram(intensity_range(image)))
+    whole = [h for h in seen if h]
+    mean = tuple(np.mean(whole, axis=0).round(6).tolist()) if whole else ()
+    return TrainedOn(sources[0].voxel_size, mean)
 
 
 def _refuse_overlap(train: tuple[Source, ...], held_out: tuple[Source, ...]) -> None:
@@ -112,9 +154,7 @@ def _batches(config: Config, sources: tuple[Source, ...]) -> Batches:
     )
 
 
-def _loop(
-    run: Run, batches: Batches, voxel_size: tuple[float, float, float], report: Report
-) -> None:
+def _loop(run: Run, batches: Batches, data: TrainedOn, report: Report) -> None:
     steps = run.config.training.steps
     started, waited, log_path = time.monotonic(), 0.0, run.folder / "log.jsonl"
     _rewind_log(log_path, run.step)
@@ -131,7 +171,7 @@ def _loop(
             if run.step % run.config.training.save_every == 0 or stop.signal or run.step == steps:
                 lines.flush()
                 save_state(run)
-                _save_checkpoint(run, voxel_size, {})
+                _save_checkpoint(run, data, {})
             stop.exit()
     passed = time.monotonic() - started
     share = 100 * waited / passed if passed else 0.0
@@ -145,9 +185,7 @@ def _rewind_log(path: Path, step: int) -> None:
         path.write_text("".join(lines[:step]), encoding="utf-8")
 
 
-def _save_checkpoint(
-    run: Run, voxel_size: tuple[float, float, float], held_out: dict[str, Any]
-) -> Path:
+def _save_checkpoint(run: Run, data: TrainedOn, held_out: dict[str, Any]) -> Path:
     config = run.config
     checkpoint = Checkpoint(
         network=config.network.name,
@@ -155,7 +193,8 @@ def _save_checkpoint(
         input_shape=zyx(config.network.input_shape),
         objective=config.objective.name,
         objective_options=config.objective.options,
-        voxel_size=voxel_size,
+        voxel_size=data.voxel_size,
+        intensities=data.intensities,
         step=run.step,
         threshold=held_out.get("threshold"),
         training={
@@ -183,14 +222,9 @@ def _choose_threshold(run: Run, held_out: tuple[Source, ...]) -> dict[str, Any]:
     predictor = Predictor(run.network.eval(), run.objective, run.device, precision)
     pairs = [_held_out_pair(predictor, source, run.config) for source in held_out]
     compared = [sweep(pair) for pair in pairs]
-    means: dict[float, float] = {}
-    for row in zip(*compared, strict=True):
-        try:
-            means[row[0][0]] = float(np.mean([cremi_score(c) for _, c in row]))
-        except Undefined:
-            continue
-    threshold = min(means, key=means.__getitem__, default=0.5)
-    found = [scores(c) for rows in compared for t, c in rows if t == threshold]
+    best = best_candidate(compared, cremi_score)
+    threshold = 0.5 if best is None else compared[0][best].threshold
+    found = [scores(c.comparison) for rows in compared for c in rows if c.threshold == threshold]
     regions = [{"raw": s.raw.split("/")[-1], "roi": str(s.roi)} for s in held_out]
     return {"threshold": threshold, "scores": found or [{}], "regions": regions}
 

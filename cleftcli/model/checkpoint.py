@@ -37,6 +37,7 @@ class Checkpoint:
     voxel_size: tuple[float, float, float]  # nm, of the training data
     step: int
     threshold: float | None = None  # chosen on held-out data
+    intensities: tuple[float, ...] = ()  # histogram of the training data, black to white
     training: Mapping[str, Any] = field(default_factory=dict)  # config, data, scores, licence
     version: str = ""
 
@@ -79,6 +80,7 @@ def load(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged header: {error}") from error
     values |= {"input_shape": (d, h, w), "voxel_size": (z, y, x)}
+    values["intensities"] = tuple(values.get("intensities", ()))
     return Checkpoint(**values), tensors
 
 
