@@ -108,7 +108,7 @@ def test_a_pickled_checkpoint_is_refused_as_unsafe(cleft, tmp_path, volume):
 def test_a_bug_of_ours_keeps_its_traceback(cleft, monkeypatch):
     """Exit code 1, and nothing hides where it happened."""
 
-    def broken(_path):
+    def broken(*_):
         raise KeyError("oops")
 
     monkeypatch.setattr("cleftcli.jobs.info.info", broken)

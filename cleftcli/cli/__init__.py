@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from cleftcli import __version__
 from cleftcli.cli import (
+    convert,
     demo,
     evaluate,
     export_cremi,
@@ -93,6 +94,7 @@ def _cleft(
 
 
 app.command("info")(info.main)
+app.command("convert")(convert.main)
 app.command("make-labels")(make_labels.main)
 app.command("train")(train.main)
 app.command("predict")(predict.main)

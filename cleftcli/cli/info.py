@@ -1,18 +1,32 @@
 """`cleft info`."""
 
+import math
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from cleftcli.cli import report
-from cleftcli.cli.options import JsonOption
+from cleftcli.cli.options import (
+    AxesOption,
+    ChannelOption,
+    JsonOption,
+    VoxelSizeOption,
+    parse_reading,
+)
 
 PathArg = Annotated[
     str, typer.Argument(metavar="PATH", help="Store, array, checkpoint or run folder.")
 ]
 
 
-def main(path: PathArg, json: JsonOption = False) -> None:
+def main(
+    path: PathArg,
+    voxel_size: VoxelSizeOption = None,
+    axes: AxesOption = None,
+    channel: ChannelOption = None,
+    json: JsonOption = False,
+) -> None:
     """What is in a store, a checkpoint or a run folder.
 
     \b
@@ -22,10 +36,25 @@ def main(path: PathArg, json: JsonOption = False) -> None:
     """
     from cleftcli.jobs.info import info
 
-    found = info(path)
+    found = info(path, parse_reading(voxel_size, axes, channel))
     report.result(found, as_json=json, text=_text(found))
 
 
 def _text(found: dict[str, Any]) -> str:
-    parts = found.get("arrays", [found])
-    return "\n\n".join(report.table(list(part.items())) for part in parts)
+    parts = [_shown(part) for part in found.get("arrays", [found])]
+    return "\n\n".join(report.table(part) for part in parts)
+
+
+def _shown(part: dict[str, Any]) -> list[tuple[str, object]]:
+    """The facts for a person: histograms as bars, lists of nothing left out."""
+    bars = {k: _bars(part[k]) for k in ("histogram", "intensities") if part.get(k)}
+    warnings = [("warning", w) for w in part.get("warnings", [])]
+    facts = [(k, bars.get(k, v)) for k, v in part.items() if k != "warnings" and v != []]
+    return [*facts, *warnings]
+
+
+def _bars(shares: list[float]) -> str:
+    """A histogram in one line."""
+    ramp = " ▁▂▃▄▅▆▇█" if "utf" in (sys.stdout.encoding or "").lower() else " .:-=+*#"
+    highest = max(shares) or 1.0
+    return "".join(ramp[math.ceil(s / highest * (len(ramp) - 1))] for s in shares)

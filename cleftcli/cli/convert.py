@@ -1,0 +1,67 @@
+"""`cleft convert`."""
+
+from typing import Annotated
+
+import typer
+
+from cleftcli.cli import report
+from cleftcli.cli.options import (
+    AxesOption,
+    ChannelOption,
+    JsonOption,
+    MissingOption,
+    OverwriteOption,
+    RoiOption,
+    VoxelSizeOption,
+    WorkersOption,
+    parse_reading,
+)
+from cleftcli.geometry import parse_zyx
+
+SourceArg = Annotated[str, typer.Argument(metavar="SRC", help="Any readable volume.")]
+TargetArg = Annotated[str, typer.Argument(metavar="DST", help="Store to write, .zarr or .n5.")]
+FormatOption = Annotated[
+    str | None, typer.Option(help="zarr2, zarr3 or n5. Default: by the name, zarr2 for .zarr.")
+]
+ChunksOption = Annotated[
+    str | None, typer.Option(help="Voxels z,y,x of a chunk. Default: 16,128,128.")
+]
+
+
+def main(
+    source: SourceArg,
+    target: TargetArg,
+    format: FormatOption = None,
+    chunks: ChunksOption = None,
+    roi: RoiOption = None,
+    voxel_size: VoxelSizeOption = None,
+    axes: AxesOption = None,
+    channel: ChannelOption = None,
+    missing: MissingOption = "fill",
+    workers: WorkersOption = 1,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Copy any readable volume to zarr or N5, block by block; run again to continue.
+
+    \b
+    cleft convert sample_A.hdf sample_A.zarr
+    cleft convert sections/ stack.zarr --voxel-size 40,4,4
+    cleft convert stack.tif stack.n5 --channel 0 --chunks 32,256,256
+    """
+    from cleftcli.jobs.convert import convert
+
+    with report.progress("blocks") as shown:
+        found = convert(
+            source,
+            target,
+            format=format,
+            chunks=None if chunks is None else parse_zyx(chunks),
+            roi=roi,
+            reading=parse_reading(voxel_size, axes, channel),
+            missing=missing,
+            workers=workers,
+            overwrite=overwrite,
+            report=shown,
+        )
+    report.result(found, as_json=json, text=found["output"])

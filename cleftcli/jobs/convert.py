@@ -1,0 +1,189 @@
+"""Any readable volume in, zarr or N5 out: block by block, resumable, voxel for voxel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleftcli.errors import IncompleteError, InputError, UsageError
+from cleftcli.geometry import Block, BlockPlan, Zyx, fit_block, parse_roi, zyx
+from cleftcli.inspection import (
+    Missing,
+    doubts,
+    log,
+    missing_chunks,
+    open_input,
+    scan_input,
+    still_the_same,
+)
+from cleftcli.resumable import (
+    BLOCK_VOXELS,
+    CHUNK,
+    Output,
+    Report,
+    check_disk,
+    check_output,
+    make,
+)
+from cleftcli.volumes import (
+    FORMATS,
+    Reading,
+    crop,
+    documents,
+    list_volumes,
+    open_volume,
+    split_address,
+    write_attributes,
+)
+from cleftcli.volumes.volume import check_chunk
+
+LACKS = {"n5": ("bool", "float16")}  # dtypes that a format has no name for
+CARRIED = ("content", "threshold", "probability_is", "contrastAdjustment", "intensity_range")
+
+
+@dataclass(frozen=True)
+class ConvertBlock:
+    """Copy one block.
+
+    `origin` is the output's first voxel in the source; `ask` has each block look for missing
+    chunks, where nobody could list them beforehand.
+    """
+
+    source: str
+    reading: Reading
+    missing: Missing
+    ask: bool
+    origin: Zyx
+    output: str
+
+    def __call__(self, block: Block) -> dict[str, Any]:
+        """Read and write the block; how many chunks it missed.
+
+        Raises:
+            InputError: a chunk is damaged, or missing where it may not be.
+        """
+        source = open_input(self.source, self.reading)
+        gaps = missing_chunks(source, self.missing, block.write) if self.ask else 0
+        here = block.write.shift(zyx([-o for o in self.origin]))
+        open_volume(self.output).write(here, source.read(block.write))
+        return {"missing_chunks": gaps}
+
+
+def convert(
+    source: str,
+    output: str,
+    *,
+    format: str | None,
+    chunks: Zyx | None,
+    roi: str | None,
+    reading: Reading,
+    missing: Missing,
+    workers: int,
+    overwrite: bool,
+    report: Report,
+) -> dict[str, Any]:
+    """Copy a volume; returns both addresses, what was copied, and what the input lacked.
+
+    Args:
+        source: any readable volume.
+        output: a .zarr or .n5 container; the dataset is called as in the source, or volumes/raw.
+        format: zarr2, zarr3 or n5; by default what the container's name says.
+        chunks: voxels; the default is a compromise of reading speed and number of files.
+        roi: copy this box only; it keeps its place in the tissue.
+        reading: what the source does not say, or says wrongly.
+        missing: chunks that are not stored are read as 0 ("fill") or refused ("error").
+        workers: processes.
+        overwrite: replace an output made with other settings.
+        report: called with blocks done and blocks in all.
+
+    Raises:
+        IncompleteError: blocks failed, or the source is an unfinished output.
+        InputError: the source cannot be read, or chunks are missing and shall not be.
+        UsageError: the output cannot be of that format, or have such chunks.
+    """
+    check_output(output, source)
+    volume = open_volume(source, reading=reading)
+    if volume.attributes.get("complete") is False:
+        raise IncompleteError(f"{volume.address}: not finished; run the command that makes it")
+    container, dataset = split_address(output)
+    address = f"{container}/{dataset or split_address(volume.address)[1] or 'volumes/raw'}"
+    written = _format(container, address, format, volume.dtype)
+    chunk = _chunk(address, chunks, volume.dtype)
+    for doubt in doubts(volume):
+        log.warning("%s: %s", volume.address, doubt)
+    box = parse_roi(roi, volume.shape) if roi else volume.roi
+    scan = scan_input(volume, missing, box)
+    part = crop(volume, box)
+    plan = BlockPlan(box, fit_block(box.shape, chunk, BLOCK_VOXELS))
+    facts = {
+        "source": volume.address,
+        "axes": volume.axes,
+        "voxel_size": None if part.space.voxel_size is None else list(part.space.voxel_size),
+        "offset": list(part.space.offset),
+        "dtype": volume.dtype.name,
+        "chunks": list(chunk),
+        "format": written,
+    }
+    attributes = {k: volume.attributes[k] for k in CARRIED if k in volume.attributes}
+    attributes |= {"zero_is_cleft": True} if volume.zero_is_cleft else {}
+    attributes["run"] = facts
+    wanted = Output(address, plan, volume.dtype.type, chunk, part.space, attributes, written)
+    check_disk(wanted)
+    process = ConvertBlock(
+        volume.address, reading, missing, scan.missing is None, box.offset, address
+    )
+    outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
+    changed = not still_the_same(volume, scan, box)
+    met = sum(bool(r["missing_chunks"]) for r in outcome.records)
+    seen = {**scan.summary(), "changed_while_read": changed, "blocks_with_missing_chunks": met}
+    write_attributes(outcome.volume, {"input": seen})
+    return {
+        "output": address,
+        **facts,
+        "shape": list(box.shape),
+        "blocks": len(plan),
+        "blocks_resumed": outcome.resumed,
+        "input": seen,
+    }
+
+
+def _format(container: str, address: str, asked: str | None, dtype: np.dtype) -> str:
+    """The format to write: as asked, else that of the container, else by its suffix.
+
+    Raises:
+        UsageError: there is no such format, it cannot hold the dtype, or the container holds
+            arrays of another, which nobody would see any more.
+    """
+    writable = {name: f.suffixes for name, f in FORMATS.items() if f.suffixes}
+    if asked is not None and asked not in writable:
+        raise UsageError(f"format {asked!r}: {', '.join(writable)}")
+    there = documents.detect(container) if Path(container).is_dir() else None
+    chosen = asked or there or next(n for n, s in writable.items() if container.endswith(s))
+    if not container.endswith(writable.get(chosen, ())):
+        raise UsageError(f"{container}: {chosen} goes to {' or '.join(writable.get(chosen, ()))}")
+    if dtype.name in LACKS.get(chosen, ()):
+        raise UsageError(f"{container}: {chosen} has no {dtype.name}; a .zarr has")
+    others = [a for a in list_volumes(container) if a != address] if there else []
+    if others and there != chosen:
+        raise UsageError(f"{container} holds {there}: {others[0]}; {chosen} goes elsewhere")
+    return chosen
+
+
+def _chunk(address: str, stated: Zyx | None, dtype: np.dtype) -> Zyx:
+    """The chunk to write.
+
+    Raises:
+        UsageError: it has no voxels, or too many.
+    """
+    chunk = stated or CHUNK
+    if min(chunk) < 1:
+        raise UsageError(f"chunks {chunk}: must be positive")
+    try:
+        check_chunk(address, math.prod(chunk), dtype)
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    return chunk
