@@ -6,7 +6,7 @@ Distances are anisotropic, in nm, from voxel centre to voxel centre.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import edt
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from cleftcli.errors import UsageError
-from cleftcli.geometry import Zyx, zyx
+from cleftcli.geometry import BlockPlan, Roi, Zyx, whole, zyx
 
 BACKGROUND = 2**64 - 1  # CREMI: not a cleft
 IGNORE = 2**64 - 2  # CREMI: nobody knows; neither trained on nor scored
@@ -24,7 +24,11 @@ SATURATION = 9.02  # tanh in float64, cast to float32, is exactly 1 from 9.012 o
 HEINRICH_SCALE_NM = 50.0
 HEINRICH_CLIP = 2.76  # in scales: 138 nm
 
+CELL: Zyx = (1, 8, 8)  # voxels; smaller cells follow clefts closer, and are more of them
+CELLS_A_TILE: Zyx = (16, 8, 8)
+
 Nm = tuple[float, float, float]
+Box = tuple[slice, slice, slice]
 
 
 def cleft_mask(ids: np.ndarray, *, zero_is_cleft: bool = False) -> np.ndarray:
@@ -73,8 +77,13 @@ def tanh_distance(
     the nearest boundary voxel, which would be 0 on the boundary itself; a scale.
     """
     inside = cleft_mask(ids, zero_is_cleft=zero_is_cleft)
-    distance = _distance(_compact(ids, inside), voxel_size) - _distance(~inside, voxel_size)
-    return _tanh(distance, scale, ids)
+
+    def compute(box: Box) -> np.ndarray:
+        mine = _compact(ids[box], inside[box])
+        return np.asarray(_distance(mine, voxel_size) - _distance(mine == 0, voxel_size))
+
+    reach = _context(voxel_size, SATURATION * scale)
+    return _ignored(_tanh_near(inside, reach, compute, scale, far=-np.inf), ids)
 
 
 def signed_distance(
@@ -90,8 +99,14 @@ def signed_distance(
     """
     inside = cleft_mask(ids, zero_is_cleft=zero_is_cleft)
     core = ndimage.binary_erosion(inside, np.ones((3, 3, 3)), border_value=1)
-    distance = _distance(core, voxel_size) - _distance(~inside, voxel_size)
-    return _tanh(np.clip(distance, -HEINRICH_CLIP * scale, HEINRICH_CLIP * scale), scale, ids)
+    most = HEINRICH_CLIP * scale
+
+    def compute(box: Box) -> np.ndarray:
+        distance = _distance(core[box], voxel_size) - _distance(~inside[box], voxel_size)
+        return np.asarray(np.clip(distance, -most, most))
+
+    reach = _context(voxel_size, most)
+    return _ignored(_tanh_near(inside, reach, compute, scale, far=-most), ids)
 
 
 def _compact(ids: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -114,8 +129,64 @@ def _distance(labels: np.ndarray, voxel_size: Nm) -> np.ndarray:
     return np.asarray(found, dtype=np.float64) * finest
 
 
-def _tanh(distance: np.ndarray, scale: float, ids: np.ndarray) -> np.ndarray:
-    found = np.tanh(distance / scale).astype(np.float32)
+def _tanh_near(
+    inside: np.ndarray,
+    reach: Zyx,
+    compute: Callable[[Box], np.ndarray],
+    scale: float,
+    *,
+    far: float,
+) -> np.ndarray:
+    """tanh(distance / scale), float32, computed near clefts only; elsewhere it is that of `far`.
+
+    Clefts are sparse: their neighbourhoods are a small part of a volume.
+    """
+    found = np.full(inside.shape, np.tanh(far / scale), np.float32)
+    for write, read in _neighbourhoods(inside, reach):
+        found[_box(write)] = np.tanh(compute(_box(read))[write.within(read)] / scale)
+    return found
+
+
+def _neighbourhoods(inside: np.ndarray, reach: Zyx) -> Iterator[tuple[Roi, Roi]]:
+    """Boxes that together hold every voxel within reach of a cleft, and each grown by the reach.
+
+    Tile by tile, the smallest box of cells that are near; a cell is near where one with clefts is
+    within reach of it.
+    """
+    everything = whole(zyx(inside.shape))
+    padded = np.pad(inside, [(0, -n % c) for n, c in zip(inside.shape, CELL, strict=True)])
+    split = [n for m, c in zip(padded.shape, CELL, strict=True) for n in (m // c, c)]
+    cells = padded.reshape(split).any(axis=(1, 3, 5))
+    sides = [2 * -(-r // c) + 1 for r, c in zip(reach, CELL, strict=True)]
+    near = ndimage.maximum_filter(cells.astype(np.uint8), sides, mode="constant")
+    # what a tile reads around itself must not outweigh the tile
+    tiles = [max(n, 4 * r // c) for n, r, c in zip(CELLS_A_TILE, reach, CELL, strict=True)]
+    for tile in BlockPlan(whole(zyx(near.shape)), zyx(tiles)):
+        found = ndimage.find_objects(near[_box(tile.write)])
+        if found:
+            first = [s.start for s in found[0]]
+            extent = [s.stop - s.start for s in found[0]]
+            at = Roi(zyx(first), zyx(extent)).shift(tile.write.offset)
+            voxels = Roi(_times(at.offset, CELL), _times(at.shape, CELL)).intersect(everything)
+            yield voxels, voxels.grow(reach).intersect(everything)
+
+
+def _times(a: Zyx, b: Zyx) -> Zyx:
+    return zyx([m * n for m, n in zip(a, b, strict=True)])
+
+
+def _box(roi: Roi) -> Box:
+    """Slices of an array whose first voxel is 0."""
+    return roi.within(whole(roi.end))
+
+
+def _context(voxel_size: Nm, reach_nm: float) -> Zyx:
+    """How many voxels a length in nm reaches over."""
+    return zyx([math.ceil(reach_nm / v) for v in voxel_size])
+
+
+def _ignored(found: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """NaN where nobody knows."""
     found[ignore_mask(ids)] = np.nan
     return found
 
@@ -153,7 +224,7 @@ class Target:
 
     def context(self, voxel_size: Nm, scale_nm: float) -> Zyx:
         """Voxels around a box that decide its values."""
-        return zyx([math.ceil(self.reach * scale_nm / v) + self.margin for v in voxel_size])
+        return zyx([n + self.margin for n in _context(voxel_size, self.reach * scale_nm)])
 
 
 TARGETS: dict[str, Target] = {
