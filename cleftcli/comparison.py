@@ -6,8 +6,8 @@ voxels; that equals the reference's full distance transform. Arrays in, counts a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -18,18 +18,18 @@ FAR_NM = 200.0  # CREMI counts cleft voxels farther than this from the other sid
 Nm = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Side:
-    """The cleft voxels of prediction or truth: those on the surface, and how many in all."""
+def least_neighbour(passed: np.ndarray) -> np.ndarray:
+    """Per voxel the least value of its face neighbours inside the array; 255 where it has none.
 
-    name: str
-    surface: np.ndarray  # (n, 3) int64, voxels zyx
-    voxels: int
-
-    def tree(self, voxel_size: Nm) -> cKDTree:
-        """For nearest-neighbour questions in nm."""
-        points = self.surface * np.asarray(voxel_size)
-        return cKDTree(points, balanced_tree=False, compact_nodes=False)
+    Args:
+        passed: (z, y, x) uint8.
+    """
+    least = np.full(passed.shape, 255, np.uint8)
+    for axis in range(3):
+        ahead, behind = _pairs(axis)
+        np.minimum(least[behind], passed[ahead], out=least[behind])
+        np.minimum(least[ahead], passed[behind], out=least[ahead])
+    return least
 
 
 def surface(mask: np.ndarray, inner: Roi, outer: Roi) -> np.ndarray:
@@ -41,12 +41,8 @@ def surface(mask: np.ndarray, inner: Roi, outer: Roi) -> np.ndarray:
         inner: the voxels asked for.
         outer: the voxels in `mask`.
     """
-    core = mask.copy()
-    for axis in range(3):
-        ahead, behind = _pairs(axis)
-        core[behind] &= mask[ahead]
-        core[ahead] &= mask[behind]
-    found = np.argwhere((mask & ~core)[inner.within(outer)])
+    edge = mask & (least_neighbour(mask.view(np.uint8)) == 0)
+    found = np.argwhere(edge[inner.within(outer)])
     return np.asarray(found + np.asarray(inner.offset))
 
 
@@ -54,6 +50,12 @@ def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     ahead, behind = [slice(None)] * 3, [slice(None)] * 3
     ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
     return tuple(ahead), tuple(behind)
+
+
+def tree_of(surface: np.ndarray, voxel_size: Nm) -> cKDTree:
+    """Surface voxels (n, 3) for nearest-neighbour questions in nm."""
+    points = surface * np.asarray(voxel_size)
+    return cKDTree(points, balanced_tree=False, compact_nodes=False)
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,11 @@ class Distances:
         }
 
 
-def distances(
-    points: Iterable[np.ndarray], tree: cKDTree, shared: int, voxel_size: Nm
-) -> Distances:
-    """Distances of boxes of points (voxels, zyx) that lie outside the side the tree holds."""
-    scale = np.asarray(voxel_size)
-    parts = [tree.query(p * scale, workers=-1)[0] for p in points if len(p)]
-    return Distances(np.concatenate(parts) if parts else np.empty(0), shared)
+def distances(points: np.ndarray, tree: cKDTree, voxel_size: Nm) -> np.ndarray:
+    """Nm from each point (n, 3), in voxels, to the nearest in the tree: (n,) float64."""
+    if not len(points):
+        return np.empty(0)
+    return np.asarray(tree.query(points * np.asarray(voxel_size), workers=-1)[0])
 
 
 @dataclass(frozen=True)
@@ -139,71 +139,149 @@ def rank_sum(clefts: np.ndarray, others: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Box:
-    """One box of voxels as the comparison reads it; arrays (z, y, x) over `outer`."""
+class Truth:
+    """The truth in one box of voxels; arrays (z, y, x) over `outer`.
+
+    `outer` is `inner` and one voxel more, less at the volume's faces.
+    """
 
     inner: Roi
     outer: Roi
-    predicted: np.ndarray  # bool, False where ignored
     true: np.ndarray  # bool, False where ignored
     scored: np.ndarray  # bool: not ignored
-    probability: np.ndarray | None  # uint8 or float32
+    probability: np.ndarray | None = None  # uint8 or float32, of the prediction
+
+    def within(self, array: np.ndarray) -> np.ndarray:
+        """The part of an array over `outer` that lies in `inner`."""
+        return array[self.inner.within(self.outer)]
 
 
-def compare(boxes: Callable[[], Iterable[Box]], voxel_size: Nm) -> Comparison:
-    """Compare prediction and truth in two passes over boxes that cover the volume once.
+@dataclass(frozen=True)
+class Box:
+    """Truth and prediction in one box of voxels.
+
+    A voxel passes as many cuts as thresholds that it reaches. `kept` says the same of what is left
+    when small clefts are dropped, once for each rule of dropping.
+    """
+
+    truth: Truth
+    passed: np.ndarray  # uint8 over the outer box
+    kept: Sequence[np.ndarray]  # uint8 over the inner box
+
+
+@dataclass
+class _Truth:
+    """What is known of the truth after the first pass."""
+
+    tree: cKDTree | None
+    places: np.ndarray  # (n, 3) int32: every true voxel, in the order of the boxes
+    values: np.ndarray | None  # sorted probabilities at true voxels
+
+
+@dataclass
+class _Rule:
+    """What is gathered of a prediction under one rule of dropping small clefts."""
+
+    at_truth: list[np.ndarray] = field(default_factory=list)  # cuts passed at true voxels
+    false: list[np.ndarray] = field(default_factory=list)  # cuts passed elsewhere
+    apart: list[np.ndarray] = field(default_factory=list)  # nm from those to the truth
+    edge: list[np.ndarray] = field(default_factory=list)  # (n, 3) int32: voxels on some surface
+    edge_passed: list[np.ndarray] = field(default_factory=list)
+    edge_least: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, box: Box, kept: np.ndarray, least: np.ndarray, truth: _Truth, size: Nm) -> None:
+        """Take a box in; `least` is the least neighbour over the inner box."""
+        true, origin = box.truth.within(box.truth.true), np.asarray(box.truth.inner.offset)
+        self.at_truth.append(kept[true])
+        wrong = np.nonzero((kept > 0) & ~true)
+        self.false.append(kept[wrong])
+        if truth.tree is not None:
+            places = np.stack(wrong, axis=1) + origin
+            self.apart.append(distances(places, truth.tree, size))
+        edge = np.nonzero(kept > least)
+        self.edge.append((np.stack(edge, axis=1) + origin).astype(np.int32))
+        self.edge_passed.append(kept[edge])
+        self.edge_least.append(least[edge])
+
+    def comparisons(
+        self, cuts: int, truth: _Truth, size: Nm, auc: float | None
+    ) -> list[Comparison]:
+        """One for each cut."""
+        at_truth, false = _joined(self.at_truth, np.uint8), _joined(self.false, np.uint8)
+        apart = _joined(self.apart, np.float64)
+        edge = np.concatenate(self.edge or [np.empty((0, 3), np.int32)])
+        passed, least = _joined(self.edge_passed, np.uint8), _joined(self.edge_least, np.uint8)
+        found = []
+        for cut in range(1, cuts + 1):
+            right, wrong = at_truth >= cut, false >= cut
+            shared, alone = int(right.sum()), int(wrong.sum())
+            to_truth = to_prediction = None
+            if truth.tree is not None and shared + alone:
+                to_truth = Distances(apart[wrong], shared)
+                tree = tree_of(edge[(passed >= cut) & (least < cut)], size)
+                missed = truth.places[~right]
+                to_prediction = Distances(distances(missed, tree, size), shared)
+            lost = len(truth.places) - shared
+            found.append(Comparison(shared, alone, lost, to_truth, to_prediction, auc))
+        return found
+
+
+def compare(
+    truths: Callable[[], Iterable[Truth]],
+    boxes: Callable[[], Iterable[Box]],
+    voxel_size: Nm,
+    *,
+    cuts: int,
+    rules: int,
+) -> list[list[Comparison]]:
+    """Compare a prediction with its truth, for each rule of dropping clefts and each cut.
+
+    Each pass covers the volume once, in the same order, however many cuts there are: the sets
+    that pass higher cuts lie in those of lower ones, so one distance to the truth serves all.
 
     Args:
-        boxes: called once a pass; each box carries one voxel of context around its inner part,
-            less at the volume's faces.
+        truths: boxes of the first pass, with the probability where an AUC is asked for.
+        boxes: those of the second.
         voxel_size: nm, zyx; both sides' distances use it.
+        cuts: thresholds that a voxel can pass.
+        rules: ways of dropping small clefts.
 
     Source: the CREMI reference's `Clefts`. Ignored voxels belong to neither side.
     """
-    shared, sides, cleft_values = _gather(boxes())
-    prediction, truth = sides
-    both = prediction.voxels > 0 and truth.voxels > 0
-    only: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    truth = _gather(truths(), voxel_size)
+    gathered = [_Rule() for _ in range(rules)]
     won, others = 0.0, 0
-    if both or cleft_values is not None:
-        for box in boxes():
-            inside = box.inner.within(box.outer)
-            predicted, true = box.predicted[inside], box.true[inside]
-            offset = np.asarray(box.inner.offset)
-            only[0].append(np.argwhere(predicted & ~true) + offset)
-            only[1].append(np.argwhere(true & ~predicted) + offset)
-            if cleft_values is not None and box.probability is not None:
-                values = box.probability[inside][box.scored[inside] & ~true]
-                won, others = won + rank_sum(cleft_values, values), others + len(values)
-    pairs = 0 if cleft_values is None else len(cleft_values) * others
-    return Comparison(
-        true_positives=shared,
-        false_positives=prediction.voxels - shared,
-        false_negatives=truth.voxels - shared,
-        to_truth=distances(only[0], truth.tree(voxel_size), shared, voxel_size) if both else None,
-        to_prediction=(
-            distances(only[1], prediction.tree(voxel_size), shared, voxel_size) if both else None
-        ),
-        auc=won / pairs if pairs else None,
-    )
+    for box in boxes():
+        least = box.truth.within(least_neighbour(box.passed))
+        for rule, kept in zip(gathered, box.kept, strict=True):
+            rule.add(box, kept, least, truth, voxel_size)
+        if truth.values is not None and box.truth.probability is not None:
+            rest = box.truth.within(box.truth.scored & ~box.truth.true)
+            values = box.truth.within(box.truth.probability)[rest]
+            won, others = won + rank_sum(truth.values, values), others + len(values)
+    pairs = 0 if truth.values is None else len(truth.values) * others
+    auc = won / pairs if pairs else None
+    return [rule.comparisons(cuts, truth, voxel_size, auc) for rule in gathered]
 
 
-def _gather(boxes: Iterable[Box]) -> tuple[int, tuple[Side, Side], np.ndarray | None]:
-    """First pass: voxels in both, both surfaces, and the sorted values at true cleft voxels."""
-    shared, counts = 0, [0, 0]
-    surfaces: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+def _gather(truths: Iterable[Truth], voxel_size: Nm) -> _Truth:
+    """First pass: surface, voxels, and the sorted probabilities there."""
+    edge, places = [np.empty((0, 3), np.int64)], [np.empty((0, 3), np.int32)]
     values: list[np.ndarray] = []
-    for box in boxes:
-        inside = box.inner.within(box.outer)
-        shared += int((box.predicted & box.true)[inside].sum())
-        for n, mask in enumerate((box.predicted, box.true)):
-            counts[n] += int(mask[inside].sum())
-            surfaces[n].append(surface(mask, box.inner, box.outer))
-        if box.probability is not None:
-            values.append(box.probability[inside][box.true[inside]])
-    prediction, truth = (
-        Side(name, np.concatenate(points or [np.empty((0, 3), np.int64)]), count)
-        for name, points, count in zip(("prediction", "truth"), surfaces, counts, strict=True)
+    for truth in truths:
+        edge.append(surface(truth.true, truth.inner, truth.outer))
+        inside = truth.within(truth.true)
+        found = np.argwhere(inside) + np.asarray(truth.inner.offset)
+        places.append(found.astype(np.int32))
+        if truth.probability is not None:
+            values.append(truth.within(truth.probability)[inside])
+    everywhere = np.concatenate(places)
+    return _Truth(
+        tree=tree_of(np.concatenate(edge), voxel_size) if len(everywhere) else None,
+        places=everywhere,
+        values=np.sort(np.concatenate(values)) if values else None,
     )
-    found = np.sort(np.concatenate(values)) if values else None
-    return shared, (prediction, truth), found
+
+
+def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, dtype)

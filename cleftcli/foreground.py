@@ -17,6 +17,7 @@ from cleftcli.labels import cleft_mask, ignore_mask
 from cleftcli.volumes import Volume
 
 SCAN_VOXELS = 2**24
+ID_OF_ZERO = 2**64 - 3  # a cleft with id 0, where 0 shall mean background
 Content = Literal["probability", "mask", "ids"]
 
 RULES = {
@@ -49,30 +50,38 @@ class Foreground:
         """The level that means probability 1."""
         return 255.0 if self.content == "probability" and self.volume.dtype == np.uint8 else 1.0
 
-    def levels(self, roi: Roi) -> np.ndarray:
-        """Probability in units of 1 / `full`: uint8 or float; masks and ids as 0 and 1."""
+    def read(self, roi: Roi) -> tuple[np.ndarray, np.ndarray]:
+        """Levels, and where the volume says that nobody knows.
+
+        Levels are the probability in units of 1 / `full`: uint8 or float; masks and ids as 0 and 1.
+        """
         data = self.volume.read(roi)
-        return data if self.content == "probability" else self._mask(data).astype(np.uint8)
+        if self.content == "probability":
+            return data, np.zeros(data.shape, bool)
+        return self._mask(data).astype(np.uint8), ignore_mask(data)
+
+    def levels(self, roi: Roi) -> np.ndarray:
+        """The levels alone."""
+        return self.read(roi)[0]
 
     def mask(self, levels: np.ndarray) -> np.ndarray:
         """True where these levels mean cleft."""
         threshold = 1.0 if self.threshold is None else self.threshold * self.full
         return np.asarray(levels >= threshold)
 
+    def ids(self, roi: Roi) -> np.ndarray:
+        """The ids of a volume that holds ids: uint64, 0 outside clefts, an id 0 as ID_OF_ZERO."""
+        data = self.volume.read(roi).astype(np.uint64)
+        cleft = self._mask(data)
+        return np.where(cleft, np.where(data == 0, np.uint64(ID_OF_ZERO), data), np.uint64(0))
+
     def ignored(self, roi: Roi) -> np.ndarray:
         """True where the volume says that nobody knows."""
-        data = self.volume.read(roi)
-        if self.content == "probability":
-            return np.zeros(data.shape, bool)
-        return ignore_mask(data)
+        return self.read(roi)[1]
 
     @property
     def _zero_is_cleft(self) -> bool:
-        return (
-            self.content == "ids"
-            and self.volume.format == "hdf5"
-            and self.volume.dtype == np.uint64
-        )
+        return self.content == "ids" and self.volume.zero_is_cleft
 
     def _mask(self, data: np.ndarray) -> np.ndarray:
         return cleft_mask(data, zero_is_cleft=self._zero_is_cleft)

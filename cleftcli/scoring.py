@@ -5,15 +5,18 @@ Both `evaluate` and the choice of a threshold after training read volumes this w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from cleftcli.comparison import Box, Comparison, compare
+from cleftcli.comparison import Box, Comparison, Truth, compare
 from cleftcli.foreground import Foreground
-from cleftcli.geometry import BlockPlan, Roi, fit_block, zyx
-from cleftcli.segmentation import Hysteresis, components
+from cleftcli.geometry import Block, BlockPlan, Roi, fit_block, zyx
+from cleftcli.metrics import Undefined
+from cleftcli.segmentation import Components, Hysteresis, components_of_each
 from cleftcli.volumes import Nm
 
 BLOCK_VOXELS = 2**24
@@ -31,66 +34,129 @@ class Pair:
     voxel_size: Nm
     min_voxels: int = 0
 
-    def at(self, threshold: float) -> Pair:
-        """The same pair at another threshold."""
-        return replace(self, prediction=replace(self.prediction, threshold=threshold))
-
     def compare(self) -> Comparison:
         """All that the scores need, exactly, in memory that grows with the clefts."""
-        if self.min_voxels > 1:
-            return compare(lambda: self._boxes(self._large()), self.voxel_size)
-        return compare(lambda: self._boxes(None), self.voxel_size)
+        return sweep(self, [self.prediction.threshold], [self.min_voxels])[0].comparison
 
-    def _plan(self) -> BlockPlan:
+    @property
+    def plan(self) -> BlockPlan:
+        """The boxes to read."""
         chunks = self.prediction.volume.chunks
         chunk = zyx([max(a, b) for a, b in zip(chunks, (1, 64, 64), strict=True)])
         return BlockPlan(self.roi, fit_block(self.roi.shape, chunk, BLOCK_VOXELS))
 
-    def _boxes(self, large: Large | None) -> Iterator[Box]:
-        for block in self._plan():
-            inner = block.write
-            outer = inner.grow(CONTEXT).intersect(self.roi)
-            levels = self.prediction.levels(outer)
-            scored = ~(self.prediction.ignored(outer) | self.truth.ignored(outer))
-            predicted = self.prediction.mask(levels) if large is None else large.mask(outer)
-            yield Box(
-                inner=inner,
-                outer=outer,
-                predicted=predicted & scored,
-                true=self.truth.mask(self.truth.levels(outer)) & scored,
-                scored=scored,
-                probability=levels if self.prediction.content == "probability" else None,
-            )
 
-    def _large(self) -> Large:
-        level = self.prediction.full * (self.prediction.threshold or 1.0)
-        rule = Hysteresis(threshold=level, low=level, min_voxels=self.min_voxels)
-        found = components(
-            self.prediction.levels,
-            self._plan(),
-            rule,
-            voxel_size=None,
-            offset=(0.0, 0.0, 0.0),
-            full=self.prediction.full,
-        )
-        mask = np.zeros(self.roi.shape, bool)
-        for block in found.plan:
-            mask[block.write.within(self.roi)] = found.labels(block.index) > 0
-        return Large(mask, self.roi)
+class Candidate(NamedTuple):
+    """What a threshold (None for masks and ids) and a least size come to."""
+
+    threshold: float | None
+    min_voxels: int
+    comparison: Comparison
+
+
+def sweep(
+    pair: Pair,
+    thresholds: Sequence[float | None] = THRESHOLDS,
+    min_voxels: Sequence[int] | None = None,
+) -> list[Candidate]:
+    """The comparison at each threshold and least size, thresholds ascending for each size.
+
+    The volume is read twice, and once more where small clefts are dropped, however many
+    candidates there are.
+    """
+    sizes = sorted({pair.min_voxels} if min_voxels is None else set(min_voxels))
+    chosen = sorted(thresholds, key=lambda t: 1.0 if t is None else t)
+    levels = [pair.prediction.full * (1.0 if t is None else t) for t in chosen]
+    reading = _Reading(pair, levels, sizes)
+    found = compare(
+        reading.truths, reading.boxes, pair.voxel_size, cuts=len(levels), rules=len(sizes)
+    )
+    return [
+        Candidate(threshold, size, comparison)
+        for size, row in zip(sizes, found, strict=True)
+        for threshold, comparison in zip(chosen, row, strict=True)
+    ]
+
+
+def best_candidate(
+    volumes: Sequence[Sequence[Candidate]],
+    metric: Callable[[Comparison], float],
+    *,
+    highest: bool = False,
+) -> int | None:
+    """Which candidate has the best mean of a metric over volumes; None where none is defined."""
+    means: dict[int, float] = {}
+    for n, row in enumerate(zip(*volumes, strict=True)):
+        with contextlib.suppress(Undefined):
+            means[n] = float(np.mean([metric(c.comparison) for c in row]))
+    chosen = max if highest else min
+    return chosen(means, key=means.__getitem__) if means else None
 
 
 @dataclass(frozen=True)
-class Large:
-    """The prediction less its small clefts, one byte a voxel."""
+class _Reading:
+    """A pair as boxes for `compare`."""
 
-    voxels: np.ndarray
-    roi: Roi
+    pair: Pair
+    levels: Sequence[float]  # thresholds, ascending, in the prediction's unit
+    sizes: Sequence[int]
 
-    def mask(self, roi: Roi) -> np.ndarray:
-        """True in clefts that are large enough."""
-        return np.asarray(self.voxels[roi.within(self.roi)])
+    def truths(self) -> Iterator[Truth]:
+        """The truth, with the prediction where its values count."""
+        return (self._read(block)[0] for block in self.pair.plan)
 
+    def boxes(self) -> Iterator[Box]:
+        """Truth and prediction."""
+        found = self._components() if max(self.sizes) > 1 else []
+        for block in self.pair.plan:
+            truth, levels = self._read(block)
+            passed = self._passed(levels)
+            passed[~truth.scored] = 0
+            inner = truth.within(levels)
+            kept = [self._kept(n, found, block, inner, truth.within(passed)) for n in self.sizes]
+            yield Box(truth, passed, kept)
 
-def sweep(pair: Pair, thresholds: Iterable[float] = THRESHOLDS) -> list[tuple[float, Comparison]]:
-    """The comparison at each threshold."""
-    return [(t, pair.at(t).compare()) for t in thresholds]
+    def _read(self, block: Block) -> tuple[Truth, np.ndarray]:
+        """The truth, and the levels of the prediction over the same voxels."""
+        pair, inner = self.pair, block.write
+        outer = inner.grow(CONTEXT).intersect(pair.roi)
+        levels, unknown = pair.prediction.read(outer)
+        true, unannotated = pair.truth.read(outer)
+        scored = ~(unknown | unannotated)
+        values = levels if pair.prediction.content == "probability" else None
+        return Truth(inner, outer, pair.truth.mask(true) & scored, scored, values), levels
+
+    def _passed(self, levels: np.ndarray) -> np.ndarray:
+        """How many thresholds each voxel reaches, as `levels >= threshold` has it."""
+        if levels.dtype == np.uint8:
+            table = np.searchsorted(self.levels, np.arange(256), side="right")
+            return np.asarray(table.astype(np.uint8)[levels])
+        passed = np.zeros(levels.shape, np.uint8)
+        for level in self.levels:
+            passed += levels >= level
+        return passed
+
+    def _components(self) -> list[Components]:
+        pair = self.pair
+        rules = [Hysteresis(level, level) for level in self.levels]
+        return components_of_each(pair.prediction.levels, pair.plan, rules)
+
+    def _kept(
+        self,
+        size: int,
+        found: Sequence[Components],
+        block: Block,
+        levels: np.ndarray,
+        passed: np.ndarray,
+    ) -> np.ndarray:
+        """How many thresholds each voxel reaches in a cleft that is large enough.
+
+        A cleft at a higher threshold lies in one at a lower, which is no smaller: what is kept
+        there is kept here.
+        """
+        if size <= 1:
+            return passed
+        kept = np.zeros(passed.shape, np.uint8)
+        for each in found:
+            kept += (each.voxels >= size)[each.labels(block.index, levels)]
+        return np.asarray(np.minimum(kept, passed))

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cc3d
 import numpy as np
@@ -38,6 +39,19 @@ class Hysteresis:
 
 
 @dataclass(frozen=True)
+class Units:
+    """What a table tells lengths and probabilities in.
+
+    `voxel_size` in nm, None leaves the nm columns out; `offset` of the volume in nm; `full` is the
+    level that means probability 1.
+    """
+
+    voxel_size: Nm | None = None
+    offset: Nm = (0.0, 0.0, 0.0)
+    full: float = 1.0
+
+
+@dataclass(frozen=True)
 class Components:
     """The clefts of a volume: one row each in `table`, and how a box is labelled with their ids."""
 
@@ -46,23 +60,35 @@ class Components:
     rule: Hysteresis
     first: np.ndarray  # (blocks + 1,) int64: parts found in the blocks before
     ids: np.ndarray  # (parts,) uint64: id of each part's cleft, 0 where it is none
-    table: list[dict[str, object]]
+    measured: np.ndarray  # (clefts,) PART, by id
+    units: Units
 
-    def labels(self, index: int) -> np.ndarray:
-        """Cleft ids in the write roi of block `index`: (z, y, x) uint64, background 0."""
-        parts = _parts(self.read(self.plan[index].write), self.rule)
+    @cached_property
+    def voxels(self) -> np.ndarray:
+        """Voxels of each cleft by id, 0 of the background: (clefts + 1,) int64."""
+        return np.concatenate([np.zeros(1, np.int64), self.measured["voxels"]])
+
+    @cached_property
+    def table(self) -> list[dict[str, object]]:
+        """A row for each cleft."""
+        rows = enumerate(self.measured, start=1)
+        return [_row(n, part, self.plan.roi, self.units) for n, part in rows]
+
+    def labels(self, index: int, levels: np.ndarray | None = None) -> np.ndarray:
+        """Cleft ids in the write roi of block `index`: (z, y, x) uint64, background 0.
+
+        Args:
+            index: of the block in the plan.
+            levels: those of the block, where they are at hand already.
+        """
+        known = self.read(self.plan[index].write) if levels is None else levels
+        parts = _parts(known, self.rule)
         mine = self.ids[self.first[index] : self.first[index + 1]]
         return np.asarray(np.concatenate([np.zeros(1, np.uint64), mine])[parts])
 
 
 def components(
-    read: ReadLevels,
-    plan: BlockPlan,
-    rule: Hysteresis,
-    *,
-    voxel_size: Nm | None,
-    offset: Nm,
-    full: float,
+    read: ReadLevels, plan: BlockPlan, rule: Hysteresis, units: Units = Units()
 ) -> Components:
     """Find the clefts of a volume.
 
@@ -72,35 +98,58 @@ def components(
         read: levels (probability in any unit) of a roi inside `plan.roi`.
         plan: boxes to work in, without context.
         rule: what makes a cleft.
-        voxel_size: nm, for the table; None leaves its nm columns out.
-        offset: of the volume, nm, for the table.
-        full: the level that means probability 1.
+        units: of the table.
     """
-    first, parts = [0], [np.empty(0, PART)]
-    places, touching = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    return components_of_each(read, plan, [rule], units)[0]
+
+
+def components_of_each(
+    read: ReadLevels, plan: BlockPlan, rules: Sequence[Hysteresis], units: Units = Units()
+) -> list[Components]:
+    """The clefts under several rules, see `components`; every voxel is read once."""
+    found = [_Found(plan.roi, rule) for rule in rules]
     for block in plan:
         levels = read(block.write)
-        found = _parts(levels, rule)
-        parts.append(_measure(found, levels, block.write, plan.roi))
-        where, which = _shell(found, block.write, plan.roi)
-        places.append(where)
-        touching.append(which - 1 + first[-1])
-        first.append(first[-1] + len(parts[-1]))
-    pairs = _touching(np.concatenate(places), np.concatenate(touching), plan.roi, rule.connectivity)
-    merged, group = _merge(np.concatenate(parts), pairs)
-    keep = (
-        (merged["max"] >= _as_stored(rule.threshold, levels.dtype))
-        & (merged["voxels"] >= rule.min_voxels)
-        & (merged["z1"] - merged["z0"] >= rule.min_sections)
-    )
-    order = np.flatnonzero(keep)[np.argsort(merged["start"][keep], kind="stable")]
-    ids = np.zeros(len(merged), np.uint64)
-    ids[order] = np.arange(1, len(order) + 1, dtype=np.uint64)
-    table = [
-        _row(n, merged[i], plan.roi, voxel_size=voxel_size, offset=offset, full=full)
-        for n, i in enumerate(order, start=1)
-    ]
-    return Components(plan, read, rule, np.asarray(first), ids[group], table)
+        for each in found:
+            each.add(levels, block.write)
+    return [each.components(read, plan, units) for each in found]
+
+
+class _Found:
+    """The parts of clefts under one rule, gathered block by block."""
+
+    def __init__(self, roi: Roi, rule: Hysteresis) -> None:
+        self.roi, self.rule = roi, rule
+        self.first = [0]
+        self.parts, self.dtype = [np.empty(0, PART)], np.dtype(np.uint8)
+        self.places, self.touching = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+
+    def add(self, levels: np.ndarray, box: Roi) -> None:
+        """Take a block in."""
+        self.dtype = levels.dtype
+        found = _parts(levels, self.rule)
+        self.parts.append(_measure(found, levels, box, self.roi))
+        where, which = _shell(found, box, self.roi)
+        self.places.append(where)
+        self.touching.append(which - 1 + self.first[-1])
+        self.first.append(self.first[-1] + len(self.parts[-1]))
+
+    def components(self, read: ReadLevels, plan: BlockPlan, units: Units) -> Components:
+        """Merge the parts, drop what is no cleft, number the rest."""
+        rule = self.rule
+        places, touching = np.concatenate(self.places), np.concatenate(self.touching)
+        pairs = _touching(places, touching, self.roi, rule.connectivity)
+        merged, group = _merge(np.concatenate(self.parts), pairs)
+        keep = (
+            (merged["max"] >= _as_stored(rule.threshold, self.dtype))
+            & (merged["voxels"] >= rule.min_voxels)
+            & (merged["z1"] - merged["z0"] >= rule.min_sections)
+        )
+        order = np.flatnonzero(keep)[np.argsort(merged["start"][keep], kind="stable")]
+        ids = np.zeros(len(merged), np.uint64)
+        ids[order] = np.arange(1, len(order) + 1, dtype=np.uint64)
+        first = np.asarray(self.first)
+        return Components(plan, read, rule, first, ids[group], merged[order], units)
 
 
 _AXES = "zyx"
@@ -193,11 +242,10 @@ def _merge(parts: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return merged, group
 
 
-def _row(
-    number: int, part: np.void, roi: Roi, *, voxel_size: Nm | None, offset: Nm, full: float
-) -> dict[str, object]:
+def _row(number: int, part: np.void, roi: Roi, units: Units) -> dict[str, object]:
     """A cleft as the table tells it: boxes half-open, voxels of the volume, nm of the tissue."""
-    voxels = int(part["voxels"])
+    voxels, full, offset = int(part["voxels"]), units.full, units.offset
+    voxel_size = units.voxel_size
     row: dict[str, object] = {"id": number, "voxels": voxels}
     row["sections"] = int(part["z1"] - part["z0"])
     row["mean_probability"] = round(float(part["sum"]) / voxels / full, 4)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from cleftcli.comparison import Box, compare, distances, rank_sum, surface
+from cleftcli.comparison import Box, Distances, Truth, compare, distances, rank_sum, surface
 from cleftcli.geometry import BlockPlan, whole
 from cleftcli.metrics import METRICS, scores
 
@@ -41,19 +41,26 @@ def boxes(predicted, true, *, scored=None, probability=None, block=None):
     for b in BlockPlan(volume, block or volume.shape, (1, 1, 1)):
         outer = b.read.intersect(volume)
         cut = outer.within(volume)
-        yield Box(
+        truth = Truth(
             inner=b.write,
             outer=outer,
-            predicted=predicted[cut] & scored[cut],
             true=true[cut] & scored[cut],
             scored=scored[cut],
             probability=None if probability is None else probability[cut],
         )
+        passed = (predicted[cut] & scored[cut]).astype(np.uint8)
+        yield Box(truth, passed, [truth.within(passed)])
+
+
+def compared(boxes, voxel_size):
+    """One cut, and no cleft dropped."""
+    found = compare(lambda: (b.truth for b in boxes()), boxes, voxel_size, cuts=1, rules=1)
+    return found[0][0]
 
 
 def scored(predicted, true, voxel_size=(40.0, 4.0, 4.0), **more):
     """Every metric of a prediction."""
-    return scores(compare(lambda: boxes(predicted, true, **more), voxel_size))
+    return scores(compared(lambda: boxes(predicted, true, **more), voxel_size))
 
 
 def share(part, of):
@@ -305,7 +312,8 @@ def test_surface_is_where_the_cleft_ends(pair, block):
             expected.add((int(z), int(y), int(x)))
     found = []
     for box in boxes(mask, mask, block=block):
-        found += map(tuple, surface(box.predicted, box.inner, box.outer).tolist())
+        truth = box.truth
+        found += map(tuple, surface(truth.true, truth.inner, truth.outer).tolist())
     assert len(found) == len(set(found))
     assert set(found) == expected
 
@@ -314,7 +322,7 @@ def test_distances_are_summed_up():
     """Mean, spread, median and maximum count shared voxels as distance 0."""
     true, predicted = np.zeros((1, 1, 20), bool), np.zeros((1, 1, 20), bool)
     true[0, 0, 0:2], predicted[0, 0, [1, 5, 11]] = True, True
-    measured = compare(lambda: boxes(predicted, true), (1.0, 1.0, 2.0)).to_truth
+    measured = compared(lambda: boxes(predicted, true), (1.0, 1.0, 2.0)).to_truth
     every = np.array([0, 8, 20])
     assert measured.summary() == {
         "mean": pytest.approx(every.mean()),
@@ -326,8 +334,8 @@ def test_distances_are_summed_up():
 
 
 def test_nothing_to_measure_is_shared():
-    """Boxes without points beyond the other side leave only shared voxels, at distance 0."""
-    measured = distances([np.empty((0, 3), np.int64)], None, 5, (1.0, 1.0, 1.0))
+    """Without points beyond the other side there are only shared voxels, at distance 0."""
+    measured = Distances(distances(np.empty((0, 3), np.int64), None, (1.0, 1.0, 1.0)), 5)
     assert (measured.count, measured.mean, measured.far) == (5, 0.0, 0)
 
 
@@ -335,7 +343,7 @@ def test_counts_are_those_of_voxels():
     """True and false positives and negatives add up to both sides' voxels."""
     random = np.random.default_rng(1)
     predicted, true = random.random((2, 4, 9, 9)) < 0.3
-    of = compare(lambda: boxes(predicted, true, block=(2, 4, 5)), (40.0, 4.0, 4.0))
+    of = compared(lambda: boxes(predicted, true, block=(2, 4, 5)), (40.0, 4.0, 4.0))
     assert (of.predicted, of.true) == (predicted.sum(), true.sum())
     assert of.true_positives == (predicted & true).sum()
     assert of.false_positives == (predicted & ~true).sum()

@@ -1,7 +1,5 @@
 """Pairs of volumes compared in blocks, against their voxels compared in one piece."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +8,7 @@ from scipy import ndimage
 from scipy.stats import mannwhitneyu
 
 from cleftcli import scoring
-from cleftcli.comparison import Box, compare
+from cleftcli.comparison import Box, Truth, compare
 from cleftcli.foreground import read_foreground
 from cleftcli.geometry import Roi, whole
 from cleftcli.labels import BACKGROUND, IGNORE
@@ -54,8 +52,11 @@ def in_one_piece(predicted, true, known=None, probability=None):
     """The scores of whole masks, handed over as a single box."""
     roi = whole(predicted.shape)
     known = np.ones(predicted.shape, bool) if known is None else known
-    box = Box(roi, roi, predicted & known, true & known, known, probability)
-    return scores(compare(lambda: [box], VOXEL_SIZE))
+    truth = Truth(roi, roi, true & known, known, probability)
+    passed = (predicted & known).astype(np.uint8)
+    box = Box(truth, passed, [passed])
+    found = compare(lambda: [truth], lambda: [box], VOXEL_SIZE, cuts=1, rules=1)
+    return scores(found[0][0])
 
 
 def large(mask, least):
@@ -224,12 +225,39 @@ def test_a_sweep_is_one_comparison_for_each_threshold(scene):
     levels, true = scene
     subject = pair(probabilities(levels), ids(true), 0.5, min_voxels=2)
     rows = sweep(subject, [0.02, 0.5, 0.92])
-    assert [t for t, _ in rows] == [0.02, 0.5, 0.92]
-    assert [of.predicted for _, of in rows] == [levels.size, 82, 2]
-    for threshold, of in rows:
+    assert [(r.threshold, r.min_voxels) for r in rows] == [(0.02, 2), (0.5, 2), (0.92, 2)]
+    assert [r.comparison.predicted for r in rows] == [levels.size, 82, 2]
+    for threshold, _, of in rows:
         alone = pair(probabilities(levels), ids(true), threshold, min_voxels=2).compare()
         assert scores(of) == scores(alone)
-    assert subject.at(0.5) == replace(subject, prediction=subject.prediction)
+
+
+@settings(max_examples=15, deadline=None)
+@given(scene=scenes(), sizes=st.sets(st.integers(0, 40), min_size=1, max_size=3))
+def test_a_sweep_of_sizes_is_one_comparison_for_each(scene, sizes):
+    """Thresholds and least sizes together, in one go, score as each pair of them by itself."""
+    levels, true, unknown = scene
+    thresholds = [0.2, 0.5, 0.8]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "BLOCK_VOXELS", 1)
+        rows = sweep(pair(probabilities(levels), ids(true, unknown)), thresholds, sorted(sizes))
+    assert [(r.min_voxels, r.threshold) for r in rows] == [
+        (n, t) for n in sorted(sizes) for t in thresholds
+    ]
+    for threshold, least, of in rows:
+        predicted = large(reached(levels, threshold), least)
+        assert_same(scores(of), in_one_piece(predicted, true, ~unknown, levels))
+
+
+def test_a_sweep_reads_each_box_three_times(scene, monkeypatch):
+    """However many candidates there are, boxes are read for the truth, the clefts, the scores."""
+    levels, true = scene
+    subject, seen = pair(probabilities(levels), ids(true)), []
+    read = Volume.read
+    monkeypatch.setattr(Volume, "read", lambda v, roi: seen.append(v) or read(v, roi))
+    sweep(subject, [0.2, 0.5, 0.8], [0, 3, 5])
+    of_prediction = sum(v is subject.prediction.volume for v in seen)
+    assert of_prediction == 3 * len(subject.plan)
 
 
 def test_thresholds_ascend_between_0_and_1():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cleftcli.geometry import BlockPlan, Roi, whole
-from cleftcli.segmentation import Hysteresis, components
+from cleftcli.segmentation import Hysteresis, Units, components
 
 VOXEL_SIZE, OFFSET = (40.0, 4.0, 5.0), (80.0, 12.0, 25.0)
 
@@ -19,9 +19,7 @@ def segment(levels, rule, *, block=None, place=(0, 0, 0), voxel_size=VOXEL_SIZE,
         lambda box: levels[box.within(roi)],
         BlockPlan(roi, block or levels.shape),
         rule,
-        voxel_size=voxel_size,
-        offset=OFFSET,
-        full=full,
+        Units(voxel_size, OFFSET, full),
     )
     ids = np.full(levels.shape, 2**63, np.uint64)
     for b in found.plan:
@@ -234,9 +232,7 @@ def test_each_box_is_read_without_context():
         return levels[box.within(whole(levels.shape))]
 
     plan = BlockPlan(whole(levels.shape), (2, 3, 4))
-    found = components(
-        read, plan, Hysteresis(1, 1), voxel_size=None, offset=(0.0, 0.0, 0.0), full=255.0
-    )
+    found = components(read, plan, Hysteresis(1, 1))
     assert seen == [b.write for b in plan]
     found.labels(1)
     assert seen[-1] == plan[1].write

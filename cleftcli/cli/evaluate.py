@@ -1,5 +1,6 @@
 """`cleft evaluate`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -7,28 +8,42 @@ import typer
 from cleftcli.cli import report
 from cleftcli.cli.options import (
     JsonOption,
-    MinVoxelsOption,
-    PredictionArg,
     RoiOption,
     ThresholdOption,
     VoxelSizeOption,
+    counts,
+    pairs,
     parse_voxel_size,
 )
 
-TruthArg = Annotated[
-    str, typer.Argument(metavar="TRUTH", help="Cleft ids or mask: container or dataset.")
+PairsArg = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PREDICTION TRUTH...",
+        help="Probability, mask or ids, and the ids or mask to hold it against; one or more pairs.",
+    ),
+]
+LeastOption = Annotated[
+    str, typer.Option(help="Drop predicted clefts with fewer voxels; several for --sweep: 0,100.")
+]
+TableOption = Annotated[
+    Path | None, typer.Option(help="Table of true and predicted clefts to write, .csv or .json.")
+]
+SaveOption = Annotated[
+    Path | None, typer.Option(help="Checkpoint to store the threshold in that --sweep finds best.")
 ]
 SweepOption = Annotated[bool, typer.Option("--sweep", help="Find the best threshold.")]
 
 
 def main(
-    prediction: PredictionArg,
-    truth: TruthArg,
+    volumes: PairsArg,
     threshold: ThresholdOption = None,
     sweep: SweepOption = False,
-    min_voxels: MinVoxelsOption = 0,
+    min_voxels: LeastOption = "0",
     roi: RoiOption = None,
     voxel_size: VoxelSizeOption = None,
+    table: TableOption = None,
+    save_to: SaveOption = None,
     json: JsonOption = False,
 ) -> None:
     """Score a prediction: CREMI-score, ADGT, ADF (nm), F1, AUC and more.
@@ -36,28 +51,35 @@ def main(
     \b
     cleft evaluate prediction.zarr sample_A.hdf
     cleft evaluate prediction.zarr sample_A.hdf --json | jq .cremi_score
-    cleft evaluate prediction.zarr sample_A.hdf --sweep
+    cleft evaluate prediction.zarr sample_A.hdf --sweep --min-voxels 0,100,200
+    cleft evaluate A.zarr sample_A.hdf B.zarr sample_B.hdf C.zarr sample_C.hdf
     """
     from cleftcli.jobs.evaluate import evaluate
 
     found = evaluate(
-        prediction,
-        truth,
+        pairs(volumes),
         threshold=threshold,
         sweeping=sweep,
-        min_voxels=min_voxels,
+        min_voxels=counts(min_voxels),
         roi=roi,
         voxel_size=parse_voxel_size(voxel_size),
+        table=table,
+        save_to=save_to,
     )
     report.result(found, as_json=json, text=_text(found))
 
 
 def _text(found: dict[str, Any]) -> str:
-    rows = [(k, v) for k, v in found.items() if k != "sweep"]
-    lines = [
-        f"{r['threshold']:9}  {report.table([('', r['cremi_score'])]).strip():>11}  {r['f1']:.4f}"
-        for r in found.get("sweep", [])
-        if r["f1"] is not None
-    ]
-    head = ["", "threshold  cremi_score  f1"] if lines else []
-    return "\n".join([report.table(rows), *head, *lines])
+    """Scores for a person: a table for each volume, their mean, and the sweep."""
+    parts = [*found.get("volumes", [found]), *([found["mean"]] if "mean" in found else [])]
+    hidden = ("sweep", "best_by_cremi_score", "best_by_f1", "distances", "schema_version")
+    shown = [report.table([(k, v) for k, v in p.items() if k not in hidden]) for p in parts]
+    rows = [r for r in found.get("sweep", []) if r["f1"] is not None]
+    columns = ("threshold", "min_voxels", "cremi_score", "f1")
+    lines = ["".join(f"{_cell(r[c]):>13}" for c in columns) for r in rows]
+    head = ["".join(f"{c:>13}" for c in columns)] if lines else []
+    return "\n\n".join([*shown, *(["\n".join([*head, *lines])] if lines else [])])
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +13,15 @@ from cleftcli.errors import ConflictError, UsageError
 from cleftcli.foreground import Foreground, read_foreground
 from cleftcli.geometry import BlockPlan, fit_block
 from cleftcli.resumable import BLOCK_VOXELS, CHUNK, check_output
-from cleftcli.segmentation import Components, Hysteresis, components
+from cleftcli.segmentation import Components, Hysteresis, Units, components
+from cleftcli.tables import check_table, write_table
 from cleftcli.volumes import (
     Nm,
+    Reading,
     create_volume,
     is_ours,
     open_volume,
-    remove_container,
+    remove_array,
     split_address,
     write_attributes,
 )
@@ -86,10 +84,9 @@ def segment(
         ConflictError: the output exists, or is not cleft's.
         IncompleteError: the prediction is not finished.
     """
-    check_output(output)
-    if table is not None and table.suffix not in (".csv", ".json"):
-        raise UsageError(f"{table}: a table is a .csv or a .json")
-    source = open_volume(prediction, prefer=PREDICTION, voxel_size=voxel_size)
+    check_output(output, prediction)
+    check_table(table)
+    source = open_volume(prediction, prefer=PREDICTION, reading=Reading(voxel_size))
     found = read_foreground(source, rule.threshold)
     levels = rule.levels(found)
     container, dataset = split_address(output)
@@ -100,9 +97,7 @@ def segment(
         found.levels,
         plan,
         levels,
-        voxel_size=source.space.voxel_size,
-        offset=source.space.offset,
-        full=found.full,
+        Units(source.space.voxel_size, source.space.offset, found.full),
     )
     facts = {
         "prediction": source.address,
@@ -142,19 +137,4 @@ def _make_room(address: str, *, overwrite: bool) -> None:
         raise ConflictError(f"{container} exists and was not made by cleft; choose another -o")
     if open_volume(address).attributes.get("complete") and not overwrite:
         raise ConflictError(f"{container} exists; choose another -o, or --overwrite it")
-    remove_container(address)
-
-
-def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """The table as CSV or JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".json":
-            json.dump(rows, file, indent=1)
-        else:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["id", "voxels"])
-            writer.writeheader()
-            writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    remove_array(address)

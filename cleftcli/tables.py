@@ -1,0 +1,43 @@
+"""Tables of clefts as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cleftcli.errors import UsageError
+
+SUFFIXES = (".csv", ".json")
+
+
+def check_table(path: Path | None) -> None:
+    """Refuse a name that says neither CSV nor JSON, before any work.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if path is not None and path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: a table is a .csv or a .json")
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The rows as CSV (lists joined by spaces) or JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".json":
+            json.dump(rows, file, indent=1)
+        else:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["id", "voxels"])
+            writer.writeheader()
+            writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _cell(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
