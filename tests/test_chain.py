@@ -113,14 +113,17 @@ def test_export_needs_a_voxel_size(cleft, tmp_path):
 
 
 def test_several_predictions_go_to_a_folder(cleft, tmp_path):
-    """Files are named after the predictions; two of one name are refused."""
+    """Files are named after samples or predictions; two of one name are refused."""
     for name in ("A+", "B+"):
         store(f"{tmp_path}/{name}.zarr/cleft", np.eye(16, dtype=np.uint8)[None] * 255)
     both = [tmp_path / "A+.zarr", tmp_path / "B+.zarr"]
 
     ok(cleft("export-cremi", *both, "-o", tmp_path / "out"))
 
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["A+.hdf", "B+.hdf"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "sample_A+.hdf",
+        "sample_B+.hdf",
+    ]
     assert cleft("export-cremi", *both, "-o", tmp_path / "one.hdf").exit_code == 2
     assert cleft("export-cremi", both[0], both[0], "-o", tmp_path / "out2").exit_code == 2
 

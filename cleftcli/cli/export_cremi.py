@@ -1,7 +1,7 @@
 """`cleft export-cremi`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,15 +13,23 @@ from cleftcli.cli.options import (
     VoxelSizeOption,
     parse_voxel_size,
 )
+from cleftcli.errors import InputError, UsageError
 
 PredictionsArg = Annotated[
     list[str],
     typer.Argument(
-        metavar="PREDICTION...", help="Containers or datasets: probability, mask or ids."
+        metavar="PREDICTION...",
+        help="Containers or datasets: probability, mask or ids; with --check, submissions.",
     ),
 ]
 FileOption = Annotated[
-    Path, typer.Option("-o", "--output", help="A .hdf file, or a folder for several.")
+    Path | None, typer.Option("-o", "--output", help="A .hdf file, or a folder for several.")
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Write nothing: say what the scorer would trip over.")
+]
+UniformOption = Annotated[
+    bool, typer.Option("--allow-uniform", help="Export even without any cleft, or all cleft.")
 ]
 PaddedOption = Annotated[
     bool, typer.Option("--padded", help="Cut the padded CREMI test frame to 125x1250x1250.")
@@ -30,10 +38,12 @@ PaddedOption = Annotated[
 
 def main(
     predictions: PredictionsArg,
-    output: FileOption,
+    output: FileOption = None,
     threshold: ThresholdOption = None,
     padded: PaddedOption = False,
     voxel_size: VoxelSizeOption = None,
+    allow_uniform: UniformOption = False,
+    check: CheckOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -42,16 +52,36 @@ def main(
     \b
     cleft export-cremi prediction.zarr -o sample_A+.hdf
     cleft export-cremi A+.zarr B+.zarr C+.zarr -o submissions --padded
+    cleft export-cremi --check sample_A+.hdf
     """
-    from cleftcli.jobs.export_cremi import export_cremi
+    from cleftcli.jobs import export_cremi as job
 
-    found = export_cremi(
+    if check:
+        checked = job.check([Path(p) for p in predictions])
+        report.result({"submissions": checked}, as_json=json, text=_text(checked))
+        raise typer.Exit(InputError.exit_code if any(c["problems"] for c in checked) else 0)
+    if output is None:
+        raise UsageError("-o is missing: a .hdf file, or a folder for several predictions")
+    found = job.export_cremi(
         predictions,
         output,
         threshold=threshold,
         padded=padded,
         voxel_size=parse_voxel_size(voxel_size),
+        allow_uniform=allow_uniform,
         overwrite=overwrite,
     )
     text = "\n".join(f["output"] for f in found)
     report.result({"submissions": found}, as_json=json, text=text)
+
+
+def _text(checked: list[dict[str, Any]]) -> str:
+    """For each file its facts, then what is wrong with it."""
+    said = []
+    for each in checked:
+        facts = [(k, v) for k, v in each.items() if k not in ("problems", "remarks")]
+        notes = [("problem", p) for p in each["problems"]] + [
+            ("remark", r) for r in each["remarks"]
+        ]
+        said.append(report.table([*facts, *(notes or [("problems", "none")])]))
+    return "\n\n".join(said)

@@ -10,18 +10,16 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cleftcli import __version__
+from cleftcli import __version__, submission
 from cleftcli.errors import CleftError, ConflictError, InputError, UsageError
 from cleftcli.foreground import Foreground, read_foreground
 from cleftcli.geometry import BlockPlan, Roi, fit_block
-from cleftcli.labels import BACKGROUND, cleft_mask
+from cleftcli.labels import BACKGROUND
 from cleftcli.segmentation import Components, Hysteresis, components
-from cleftcli.volumes import Nm, Volume, crop, open_volume, split_address
+from cleftcli.submission import CROPPED, DATASET, PADDED_SHAPE, sample_name
+from cleftcli.volumes import Nm, Reading, Volume, crop, open_volume, split_address
 from cleftcli.volumes.hdf5 import create_array
 
-DATASET = "volumes/labels/clefts"
-PADDED_SHAPE = (200, 3072, 3072)
-CROPPED = Roi((37, 911, 911), (125, 1250, 1250))  # of the padded test volumes
 CHUNK = (8, 256, 256)
 BLOCK_VOXELS = 2**24
 
@@ -35,11 +33,7 @@ class Ids:
 
     def read(self, roi: Roi, index: int) -> np.ndarray:
         """The ids in a block's write roi."""
-        if self.clefts is not None:
-            ids = self.clefts.labels(index)
-        else:
-            data = self.found.volume.read(roi)
-            ids = np.where(cleft_mask(data), data.astype(np.uint64), np.uint64(0))
+        ids = self.found.ids(roi) if self.clefts is None else self.clefts.labels(index)
         return np.where(ids == 0, np.uint64(BACKGROUND), ids)
 
 
@@ -50,22 +44,26 @@ def export_cremi(
     threshold: float | None,
     padded: bool,
     voxel_size: Nm | None,
+    allow_uniform: bool,
     overwrite: bool,
 ) -> list[dict[str, Any]]:
     """Write one submission for each prediction; returns what each holds.
 
     Args:
         predictions: containers or datasets: probability, mask or ids.
-        output: a .hdf file for one prediction, a folder for several, named after each.
+        output: a .hdf file for one prediction; a folder for several, whose files are named after
+            the challenge's samples where the predictions are (A+, sample_B+), else after these.
         threshold: of probabilities; None takes each prediction's own, else 0.5.
         padded: cut the padded test frame down to the 125x1250x1250 voxels that are scored.
         voxel_size: nm, where the stores do not say.
+        allow_uniform: write a prediction without any cleft, or of nothing but cleft.
         overwrite: replace existing files.
 
     Raises:
         ConflictError: a file exists.
         IncompleteError: a prediction is not finished.
-        InputError: a voxel size is not known, or the frame is not the padded one.
+        InputError: a voxel size is not known, the frame is not the padded one, or there is no
+            cleft in it, or nothing else.
         UsageError: several predictions and one file, or two of one name.
     """
     targets = _targets(predictions, output)
@@ -73,7 +71,15 @@ def export_cremi(
         if path.exists() and not overwrite:
             raise ConflictError(f"{path} exists; choose another -o, or --overwrite it")
     sources = [_open(p, threshold, padded=padded, voxel_size=voxel_size) for p in predictions]
-    return [_export(found, path) for found, path in zip(sources, targets, strict=True)]
+    return [
+        _export(found, path, allow_uniform=allow_uniform)
+        for found, path in zip(sources, targets, strict=True)
+    ]
+
+
+def check(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """What CREMI's scorer would trip over in submissions, ours or not: see `submission.check`."""
+    return [submission.check(path) for path in paths]
 
 
 def _is_file(path: Path) -> bool:
@@ -85,16 +91,16 @@ def _targets(predictions: Sequence[str], output: Path) -> list[Path]:
         if len(predictions) > 1:
             raise UsageError(f"{len(predictions)} predictions need a folder, not {output}")
         return [output]
-    names = [Path(split_address(p)[0]).name.split(".")[0] for p in predictions]
+    names = [sample_name(split_address(p)[0]) for p in predictions]
     if len(set(names)) < len(names):
-        raise UsageError(f"two predictions would both be {output}/NAME.hdf: {', '.join(names)}")
-    return [output / f"{name}.hdf" for name in names]
+        raise UsageError(f"two predictions would be one file in {output}: {', '.join(names)}")
+    return [output / name for name in names]
 
 
 def _open(
     prediction: str, threshold: float | None, *, padded: bool, voxel_size: Nm | None
 ) -> Foreground:
-    volume = open_volume(prediction, prefer=("cleft", "clefts"), voxel_size=voxel_size)
+    volume = open_volume(prediction, prefer=("cleft", "clefts"), reading=Reading(voxel_size))
     _ = volume.voxel_size  # a submission without it cannot be scored
     if padded:
         if volume.shape != PADDED_SHAPE:
@@ -103,7 +109,7 @@ def _open(
     return read_foreground(volume, threshold)
 
 
-def _export(found: Foreground, path: Path) -> dict[str, Any]:
+def _export(found: Foreground, path: Path, *, allow_uniform: bool) -> dict[str, Any]:
     source = found.volume
     plan = BlockPlan(source.roi, fit_block(source.shape, CHUNK, BLOCK_VOXELS))
     ids = Ids(found, None if found.content == "ids" else _components(found, plan))
@@ -112,6 +118,12 @@ def _export(found: Foreground, path: Path) -> dict[str, Any]:
     try:
         _write(partial, ids, plan, source)
         voxels = _verify(partial, ids, plan, source)
+        if voxels in (0, source.roi.size) and not allow_uniform:
+            what = "no cleft" if voxels == 0 else "nothing but cleft"
+            raise InputError(
+                f"{source.address} holds {what} at threshold {found.threshold}; if that is meant, "
+                "--allow-uniform"
+            )
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -129,14 +141,7 @@ def _export(found: Foreground, path: Path) -> dict[str, Any]:
 
 def _components(found: Foreground, plan: BlockPlan) -> Components:
     level = 1.0 if found.threshold is None else found.threshold * found.full
-    return components(
-        found.levels,
-        plan,
-        Hysteresis(level, level),
-        voxel_size=None,
-        offset=found.volume.space.offset,
-        full=found.full,
-    )
+    return components(found.levels, plan, Hysteresis(level, level))
 
 
 def _write(path: Path, ids: Ids, plan: BlockPlan, source: Volume) -> None:
