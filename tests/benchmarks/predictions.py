@@ -1,0 +1,58 @@
+"""Prediction, store to store, against the network alone."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from timing import pair
+
+from cleftcli.jobs.predict import Settings, plan, predict
+from cleftcli.model.device import cores
+from cleftcli.model.inference import load_predictor
+from cleftcli.synthetic import tissue
+from cleftcli.volumes import Space, create_volume
+
+SHAPE, VOXEL_SIZE = (40, 512, 512), (50.0, 4.6, 4.6)
+
+
+def stored(folder: Path) -> Path:
+    """A container with raw sections."""
+    raw = tissue(SHAPE, (40.0, 8.0, 8.0), seed=1).raw
+    path = folder / "volume.zarr"
+    volume = create_volume(
+        f"{path}/raw", shape=SHAPE, dtype=raw.dtype, chunks=(16, 128, 128), space=Space(VOXEL_SIZE)
+    )
+    volume.write(volume.roi, raw)
+    return path
+
+
+def prediction_against_bare_network(folder: Path) -> dict[str, float]:
+    """predict, store to store, against the network alone on as many tiles."""
+    path = stored(folder)
+    settings = Settings(volume=f"{path}/raw", output=f"{folder}/p0.zarr")
+    planned = plan(settings)
+    predictor = load_predictor(
+        planned.process.checkpoint_path,
+        device=torch.device("cpu"),
+        precision=planned.process.precision,
+        batch_size=1,
+        threads=cores(),
+    )
+    tile = np.zeros(planned.checkpoint.input_shape, np.float32)
+    predictor.probabilities([tile])
+    tiles = int(planned.summary()["tiles"])
+    counter = iter(range(1, 10**6))
+
+    def ours() -> None:
+        out = f"{folder}/p{next(counter)}.zarr"
+        again = Settings(volume=settings.volume, output=out)
+        predict(again, overwrite=False, report=lambda *_: None)
+
+    def theirs() -> None:
+        for _ in range(tiles):
+            predictor.probabilities([tile])
+
+    return {**pair(ours, theirs), "tiles": tiles}
+
+
+ROWS = {"predict / bare network, same tiles": prediction_against_bare_network}
