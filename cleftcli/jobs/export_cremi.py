@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from cleftcli.segmentation import Components, Hysteresis, components
 from cleftcli.submission import CROPPED, DATASET, PADDED_SHAPE, sample_name
 from cleftcli.volumes import Nm, Reading, Volume, crop, open_volume, split_address
 from cleftcli.volumes.hdf5 import create_array
+
+log = logging.getLogger(__name__)
 
 CHUNK = (8, 256, 256)
 BLOCK_VOXELS = 2**24
@@ -106,6 +109,7 @@ def _open(
         if volume.shape != PADDED_SHAPE:
             raise InputError(f"{volume.address} has shape {volume.shape}, not {PADDED_SHAPE}")
         volume = crop(volume, CROPPED)
+        log.info("%s: cut to %s, the voxels that are scored", volume.address, CROPPED)
     return read_foreground(volume, threshold)
 
 
