@@ -104,6 +104,7 @@ def scan_input(volume: Volume, missing: Missing, roi: Roi | None = None) -> Scan
     Raises:
         InputError: chunks are missing and `missing` is "error".
     """
+    open_input.cache_clear()  # a run sees its input as it is now
     scan = _scan(volume, missing, roi)
     if scan.missing is None:
         log.info(
