@@ -19,7 +19,7 @@ from cleftcli.metrics import Undefined
 from cleftcli.segmentation import Components, Hysteresis, components_of_each
 from cleftcli.volumes import Nm
 
-BLOCK_VOXELS = 2**24
+BLOCK_VOXELS = 2**22  # ids take 8 bytes a voxel
 THRESHOLDS = (*(round(0.05 * n, 2) for n in range(1, 20)), 0.97, 0.98, 0.99)
 CONTEXT = (1, 1, 1)  # a surface voxel is known by its neighbours
 
