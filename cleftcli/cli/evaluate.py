@@ -19,7 +19,7 @@ from cleftcli.cli.options import (
 PairsArg = Annotated[
     list[str],
     typer.Argument(
-        metavar="PREDICTION TRUTH...",
+        metavar="PREDICTION TRUTH",
         help="Probability, mask or ids, and the ids or mask to hold it against; one or more pairs.",
     ),
 ]

@@ -18,7 +18,7 @@ from cleftcli.errors import InputError, UsageError
 PredictionsArg = Annotated[
     list[str],
     typer.Argument(
-        metavar="PREDICTION...",
+        metavar="PREDICTION",
         help="Containers or datasets: probability, mask or ids; with --check, submissions.",
     ),
 ]

@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 
 from cleftcli.errors import InputError, UnsafeError
+from cleftcli.volumes.address import TIFF
 from cleftcli.volumes.axes import Nm, Reading, arrange
 from cleftcli.volumes.metadata import NM_PER_UNIT
 from cleftcli.volumes.tiff_pages import (
@@ -27,7 +28,6 @@ from cleftcli.volumes.tiff_pages import (
 )
 from cleftcli.volumes.volume import Space, Volume, check_chunk
 
-SUFFIXES = (".tif", ".tiff")
 CACHE_BYTES = 300_000_000  # of decoded sections: a block needs the same ones as its neighbour
 COUNTED = ("imagej", "shaped", "ome")  # kinds of TIFF that state how many sections they have
 
@@ -41,7 +41,7 @@ def detect(container: str) -> bool:
 def _is_tiff(path: Path) -> bool:
     """By name; files of a Mac's own (._z1.tif) hold no sections."""
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in TIFF and not hidden and path.is_file()
 
 
 def _files(folder: Path) -> list[Path]:

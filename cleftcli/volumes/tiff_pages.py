@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi
 from cleftcli.volumes.axes import Axes, Slices
 from cleftcli.volumes.chunks import Damage, Grid, Keys, Scan, Stamp, count
@@ -76,9 +76,13 @@ class Pages:
         shape = [s.stop - s.start for s in stored]
         return self.axes.zyx(np.stack(pages).reshape(shape))
 
-    def write(self, slices: Slices, data: np.ndarray) -> None:
-        """TIFF is not written."""
-        raise NotImplementedError
+    def write(self, slices: Slices, data: np.ndarray) -> None:  # noqa: ARG002
+        """Refuse.
+
+        Raises:
+            UsageError: TIFF is not written.
+        """
+        raise UsageError(f"{self.stack.path}: TIFF is read only; output goes to a .zarr or .n5")
 
     def scan(self, slices: Slices) -> Scan:
         """Sections whose file is missing, cut short, or unlike the first."""
