@@ -42,8 +42,14 @@ def surface(mask: np.ndarray, inner: Roi, outer: Roi) -> np.ndarray:
         outer: the voxels in `mask`.
     """
     edge = mask & (least_neighbour(mask.view(np.uint8)) == 0)
-    found = np.argwhere(edge[inner.within(outer)])
-    return np.asarray(found + np.asarray(inner.offset))
+    return _places(edge[inner.within(outer)], inner)
+
+
+def _places(mask: np.ndarray, roi: Roi) -> np.ndarray:
+    """Where a mask over `roi` is True: (n, 3) int64, zyx, in raster order."""
+    # one axis is five times faster to search than three
+    found = np.unravel_index(np.flatnonzero(mask), mask.shape)
+    return np.asarray(np.stack(found, axis=1) + np.asarray(roi.offset))
 
 
 def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -191,15 +197,15 @@ class _Rule:
 
     def add(self, box: Box, kept: np.ndarray, least: np.ndarray, truth: _Truth, size: Nm) -> None:
         """Take a box in; `least` is the least neighbour over the inner box."""
-        true, origin = box.truth.within(box.truth.true), np.asarray(box.truth.inner.offset)
+        true = box.truth.within(box.truth.true)
         self.at_truth.append(kept[true])
-        wrong = np.nonzero((kept > 0) & ~true)
+        wrong = (kept > 0) & ~true
         self.false.append(kept[wrong])
         if truth.tree is not None:
-            places = np.stack(wrong, axis=1) + origin
+            places = _places(wrong, box.truth.inner)
             self.apart.append(distances(places, truth.tree, size))
-        edge = np.nonzero(kept > least)
-        self.edge.append((np.stack(edge, axis=1) + origin).astype(np.int32))
+        edge = kept > least
+        self.edge.append(_places(edge, box.truth.inner).astype(np.int32))
         self.edge_passed.append(kept[edge])
         self.edge_least.append(least[edge])
 
@@ -271,8 +277,7 @@ def _gather(truths: Iterable[Truth], voxel_size: Nm) -> _Truth:
     for truth in truths:
         edge.append(surface(truth.true, truth.inner, truth.outer))
         inside = truth.within(truth.true)
-        found = np.argwhere(inside) + np.asarray(truth.inner.offset)
-        places.append(found.astype(np.int32))
+        places.append(_places(inside, truth.inner).astype(np.int32))
         if truth.probability is not None:
             values.append(truth.within(truth.probability)[inside])
     everywhere = np.concatenate(places)

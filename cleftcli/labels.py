@@ -80,7 +80,8 @@ def tanh_distance(
 
     def compute(box: Box) -> np.ndarray:
         mine = _compact(ids[box], inside[box])
-        return np.asarray(_distance(mine, voxel_size) - _distance(mine == 0, voxel_size))
+        distance = _distance(mine + 1, voxel_size)  # background bounds clefts as they bound it
+        return np.where(mine > 0, distance, -distance)
 
     reach = _context(voxel_size, SATURATION * scale)
     return _ignored(_tanh_near(inside, reach, compute, scale, far=-np.inf), ids)
@@ -102,8 +103,11 @@ def signed_distance(
     most = HEINRICH_CLIP * scale
 
     def compute(box: Box) -> np.ndarray:
-        distance = _distance(core[box], voxel_size) - _distance(~inside[box], voxel_size)
-        return np.asarray(np.clip(distance, -most, most))
+        outside = ~inside[box]
+        surface = np.uint8(0)  # edt's own background: distance 0
+        parts = np.where(outside, np.uint8(1), np.where(core[box], np.uint8(2), surface))
+        distance = _distance(parts, voxel_size)
+        return np.clip(np.where(outside, -distance, distance), -most, most)
 
     reach = _context(voxel_size, most)
     return _ignored(_tanh_near(inside, reach, compute, scale, far=-most), ids)
@@ -147,11 +151,21 @@ def _tanh_near(
     return found
 
 
-def _neighbourhoods(inside: np.ndarray, reach: Zyx) -> Iterator[tuple[Roi, Roi]]:
+def _neighbourhoods(inside: np.ndarray, reach: Zyx) -> list[tuple[Roi, Roi]]:
     """Boxes that together hold every voxel within reach of a cleft, and each grown by the reach.
 
-    Tile by tile, the smallest box of cells that are near; a cell is near where one with clefts is
-    within reach of it.
+    Everything at once where the grown boxes would come to more than that.
+    """
+    everything = whole(zyx(inside.shape))
+    boxes = [(near, near.grow(reach).intersect(everything)) for near in _near(inside, reach)]
+    few = sum(read.size for _, read in boxes) < everything.size
+    return boxes if few else [(everything, everything)]
+
+
+def _near(inside: np.ndarray, reach: Zyx) -> Iterator[Roi]:
+    """Tile by tile, the smallest box of cells that are near.
+
+    A cell is near where one with clefts is within reach of it.
     """
     everything = whole(zyx(inside.shape))
     padded = np.pad(inside, [(0, -n % c) for n, c in zip(inside.shape, CELL, strict=True)])
@@ -167,8 +181,7 @@ def _neighbourhoods(inside: np.ndarray, reach: Zyx) -> Iterator[tuple[Roi, Roi]]
             first = [s.start for s in found[0]]
             extent = [s.stop - s.start for s in found[0]]
             at = Roi(zyx(first), zyx(extent)).shift(tile.write.offset)
-            voxels = Roi(_times(at.offset, CELL), _times(at.shape, CELL)).intersect(everything)
-            yield voxels, voxels.grow(reach).intersect(everything)
+            yield Roi(_times(at.offset, CELL), _times(at.shape, CELL)).intersect(everything)
 
 
 def _times(a: Zyx, b: Zyx) -> Zyx:

@@ -6,7 +6,9 @@ Both `evaluate` and the choice of a threshold after training read volumes this w
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,18 +105,28 @@ class _Reading:
 
     def truths(self) -> Iterator[Truth]:
         """The truth, with the prediction where its values count."""
-        return (self._read(block)[0] for block in self.pair.plan)
+        return (truth for truth, _ in self._read_all())
 
     def boxes(self) -> Iterator[Box]:
         """Truth and prediction."""
         found = self._components() if max(self.sizes) > 1 else []
-        for block in self.pair.plan:
-            truth, levels = self._read(block)
+        for block, (truth, levels) in zip(self.pair.plan, self._read_all(), strict=True):
             passed = self._passed(levels)
             passed[~truth.scored] = 0
             inner = truth.within(levels)
             kept = [self._kept(n, found, block, inner, truth.within(passed)) for n in self.sizes]
             yield Box(truth, passed, kept)
+
+    def _read_all(self) -> Iterator[tuple[Truth, np.ndarray]]:
+        """What `_read` gives for each block, the next one being read meanwhile."""
+        with ThreadPoolExecutor(1) as reader:
+            ahead = deque[Future[tuple[Truth, np.ndarray]]]()
+            for block in self.pair.plan:
+                ahead.append(reader.submit(self._read, block))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+            for last in ahead:
+                yield last.result()
 
     def _read(self, block: Block) -> tuple[Truth, np.ndarray]:
         """The truth, and the levels of the prediction over the same voxels."""
