@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -38,16 +41,29 @@ def choose_precision(name: str, device: torch.device, *, training: bool = False)
 
     Raises:
         UsageError: no such name, or bfloat16 for training on a CPU.
+        ResourceError: bfloat16 is asked for where it ends the process.
     """
     on_cpu = device.type == "cpu"
     if name == "auto":
-        slow = on_cpu and (training or not torch.cpu._is_amx_tile_supported())
+        slow = on_cpu and (training or not torch.cpu._is_amx_tile_supported() or _bfloat16_kills())
         return "float32" if slow else "bfloat16"
     if name not in PRECISIONS:
         raise UsageError(f"precision {name!r}: auto, {' or '.join(PRECISIONS)}")
     if name == "bfloat16" and on_cpu and training:
         raise UsageError("precision bfloat16 gives wrong gradients on a CPU; use float32")
+    if name == "bfloat16" and on_cpu and _bfloat16_kills():
+        raise ResourceError("precision bfloat16 ends the process on this processor; use float32")
     return name
+
+
+@functools.cache
+def _bfloat16_kills() -> bool:
+    """Whether a bfloat16 product ends a process: some virtual machines name AMX and have it half.
+
+    There oneDNN runs into an illegal instruction, which no process can catch: another one tries.
+    """
+    product = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); a @ a"
+    return subprocess.run([sys.executable, "-c", product], capture_output=True).returncode < 0
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
