@@ -55,7 +55,7 @@ class Foreground:
 
         Levels are the probability in units of 1 / `full`: uint8 or float; masks and ids as 0 and 1.
         """
-        data = self.volume.read(roi)
+        data = self._read(roi)
         if self.content == "probability":
             return data, np.zeros(data.shape, bool)
         return self._mask(data).astype(np.uint8), ignore_mask(data)
@@ -71,7 +71,7 @@ class Foreground:
 
     def ids(self, roi: Roi) -> np.ndarray:
         """The ids of a volume that holds ids: uint64, 0 outside clefts, an id 0 as ID_OF_ZERO."""
-        data = self.volume.read(roi).astype(np.uint64)
+        data = self._read(roi)
         cleft = self._mask(data)
         return np.where(cleft, np.where(data == 0, np.uint64(ID_OF_ZERO), data), np.uint64(0))
 
@@ -82,6 +82,11 @@ class Foreground:
     @property
     def _zero_is_cleft(self) -> bool:
         return self.content == "ids" and self.volume.zero_is_cleft
+
+    def _read(self, roi: Roi) -> np.ndarray:
+        """The voxels; ids as uint64, where -1 and -2 of signed ones are CREMI's special ids."""
+        data = self.volume.read(roi)
+        return data.astype(np.uint64, copy=False) if self.content == "ids" else data
 
     def _mask(self, data: np.ndarray) -> np.ndarray:
         return cleft_mask(data, zero_is_cleft=self._zero_is_cleft)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cleftcli.errors import UsageError
 
@@ -27,16 +27,23 @@ def check_table(path: Path | None) -> None:
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """The rows as CSV (lists joined by spaces) or JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".json":
-            json.dump(rows, file, indent=1)
-        else:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["id", "voxels"])
-            writer.writeheader()
-            writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            _write(file, path.suffix, rows)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(file: TextIO, suffix: str, rows: Sequence[dict[str, Any]]) -> None:
+    if suffix == ".json":
+        json.dump(rows, file, indent=1)
+        return
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["id", "voxels"])
+    writer.writeheader()
+    writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
 
 
 def _cell(value: Any) -> Any:

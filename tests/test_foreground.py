@@ -1,10 +1,12 @@
 """Which voxels of a volume count as cleft, by what it holds."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from cleftcli import foreground
 from cleftcli.errors import IncompleteError, InputError, UsageError
 from cleftcli.foreground import RULES, Foreground, read_foreground
 from cleftcli.geometry import whole
@@ -55,13 +57,16 @@ def test_content_by_dtype(data, content):
     assert read_foreground(volume(data)).content == content
 
 
-def test_a_late_voxel_tells_probability_from_mask():
+def test_a_late_voxel_tells_probability_from_mask(monkeypatch):
     """A uint8 volume is a mask only if no voxel anywhere is above 1."""
     data = np.zeros((40, 80, 90), np.uint8)
     data[0, 0, 0] = 1
     assert read_foreground(volume(data)).content == "mask"
     data[39, 79, 89] = 2
     assert read_foreground(volume(data)).content == "probability"
+    monkeypatch.setattr(foreground, "SCAN_VOXELS", 1)
+    in_chunks = replace(volume(data), chunks=(8, 40, 40))
+    assert read_foreground(in_chunks).content == "probability"
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64", "float32"])
@@ -175,6 +180,22 @@ def test_small_ids_in_hdf5_are_no_cremi_ids(dtype):
     assert clefts(of) == [False, True, True]
     assert ignored(of) == [False, False, False]
     assert of.rule == RULES["ids"]
+
+
+@pytest.mark.parametrize("zero_is_cleft", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int32", "int64", "uint64"])
+def test_scores_and_submissions_see_the_same_clefts(dtype, zero_is_cleft):
+    """Ids say cleft where the mask of the same volume does, whatever their dtype."""
+    values = np.array([0, 1, 3, 254, 255]).astype(dtype)
+    special = np.array([-1, -2]).astype(dtype) if dtype in ("int32", "int64", "uint64") else []
+    of = read_foreground(
+        volume(np.append(values, special).astype(dtype), content="ids", zero_is_cleft=zero_is_cleft)
+    )
+    ids = of.ids(of.volume.roi).ravel()
+    assert (ids != 0).tolist() == clefts(of)
+    assert clefts(of)[:5] == [zero_is_cleft, True, True, True, True]
+    assert clefts(of)[5:] == [False] * len(special)
+    assert ignored(of)[5:] == [False, True][: len(special)]
 
 
 def test_a_probability_ignores_nothing():
