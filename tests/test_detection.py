@@ -65,6 +65,13 @@ def test_partners_are_those_of_whole_arrays(seed, unknown, least):
     for cleft, row in rows.items():
         assert row["voxels"] == ((true == cleft) & ~hidden).sum()
         assert row["shared_voxels"] == ((true == cleft) & ~hidden & (parts > 0)).sum()
+        assert row["merged"] == any(len(back[m]) > 1 for m in expected[cleft])
+    of_prediction = rows_of(found, "prediction").values()
+    for (part, met), row in zip(sorted(back.items()), of_prediction, strict=True):
+        assert (row["partners"], row["hit"], row["merged"]) == (met, bool(met), len(met) > 1)
+        assert row["voxels"] == (parts == part).sum()
+        assert row["shared_voxels"] == ((parts == part) & (true > 0)).sum()
+        assert not row["split"]
 
 
 def test_hit_missed_split_merged_and_false():
@@ -82,6 +89,24 @@ def test_hit_missed_split_merged_and_false():
     assert found.counts == {
         "true": 5, "hit": 4, "missed": 1, "split": 1, "merged": 2, "predicted": 5, "false": 1,
     }  # fmt: skip
+
+
+def test_voxels_that_the_prediction_ignores_belong_to_no_cleft():
+    """A true cleft has only the voxels that the prediction speaks of; without any it is none."""
+    true, seen = np.zeros((1, 1, 20), np.uint64), np.zeros((1, 1, 20), np.uint8)
+    true[..., 2:8], true[..., 12:15] = 1, 2
+    seen[..., 4:6], seen[..., 6:9], seen[..., 12:15] = 1, 255, 255
+    found = detect(pair(volume(seen, content="mask"), volume(true, content="ids")))
+    assert {k: r["voxels"] for k, r in rows_of(found, "truth").items()} == {1: 4}
+    assert (found.counts["true"], found.counts["missed"]) == (1, 0)
+
+
+def test_a_least_size_is_asked_of_predictions_alone():
+    """Small true clefts of a mask stay, small predicted ones go."""
+    mask = np.zeros((1, 1, 20), np.uint8)
+    mask[..., 2], mask[..., 8:12] = 1, 1
+    found = detect(pair(volume(mask), volume(mask), min_voxels=3))
+    assert (found.counts["true"], found.counts["missed"], found.counts["predicted"]) == (2, 1, 1)
 
 
 def test_ids_are_told_apart_where_they_touch():

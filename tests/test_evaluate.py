@@ -14,8 +14,9 @@ from cleftcli.geometry import Roi
 from cleftcli.labels import BACKGROUND, cleft_mask
 from cleftcli.metrics import METRICS
 from cleftcli.model.checkpoint import load
+from cleftcli.tables import write_table
 from cleftcli.volumes import Space, create_volume, open_volume
-from tests.conftest import store
+from tests.conftest import VOXEL_SIZE, store
 
 SHAPE = (4, 24, 40)
 
@@ -134,6 +135,92 @@ def test_a_table_has_a_row_for_each_cleft(scene, evaluate, tmp_path, suffix):
         sum(int(r["voxels"]) for r in rows if r["side"] == "prediction")
         == (found["predicted_voxels"])
     )
+
+
+def test_a_table_is_of_the_candidate_that_is_scored(scene, evaluate, tmp_path):
+    """Of a sweep the table holds the clefts at the best threshold and least size."""
+    ids, _ = truth_and_levels(1)
+    levels = np.select([ids == 1, ids == 2], [200, 60]).astype(np.uint8)  # both at 0.2, not at 0.5
+    levels[3, ::4, ::4] = 240  # specks
+    pair, table = scene("A", 1, levels=levels), tmp_path / "clefts.json"
+    for options in (["--min-voxels", 3], ["--sweep", "--min-voxels", "0,3"]):
+        found = evaluate(*pair, "--table", table, *options)
+        assert found["min_voxels"] == 3
+        rows = [r for r in json.loads(table.read_text()) if r["side"] == "prediction"]
+        assert len(rows) == found["clefts"]["predicted"]
+        assert sum(r["voxels"] for r in rows) == found["predicted_voxels"]
+    assert found["threshold"] < 0.25
+    assert min(r["voxels"] for r in rows) >= 3
+
+
+def test_partners_are_joined_by_spaces_in_csv(scene, evaluate, tmp_path):
+    """A true cleft in two pieces has both in one cell; JSON has them as a list."""
+    ids, _ = truth_and_levels(1)
+    levels = np.where(ids == BACKGROUND, 0, 255).astype(np.uint8)
+    levels[:, :, 10:12] = 0
+    pair = scene("A", 1, levels=levels)
+    evaluate(*pair, "--table", tmp_path / "clefts.csv")
+    evaluate(*pair, "--table", tmp_path / "clefts.json")
+    rows = list(csv.DictReader((tmp_path / "clefts.csv").read_text().splitlines()))
+    lists = [r["partners"] for r in json.loads((tmp_path / "clefts.json").read_text())]
+    assert [[int(p) for p in r["partners"].split(" ")] for r in rows] == lists
+    assert max(map(len, lists)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_table_is_whole_or_not_there(tmp_path, suffix):
+    """A table that cannot be written leaves the earlier one as it was."""
+    path = tmp_path / f"clefts{suffix}"
+    write_table(path, [{"id": 3, "voxels": 7}])
+    before = path.read_bytes()
+    with pytest.raises((TypeError, ValueError)):
+        write_table(path, [{"id": 1, "voxels": 9}, {"id": 2, "other": object()}])
+    assert path.read_bytes() == before
+
+
+def test_a_roi_is_scored_alone(scene, evaluate):
+    """--roi counts the voxels of its box and says which it was."""
+    ids, levels = truth_and_levels(1)
+    found = evaluate(*scene("A", 1), "--roi", "1:3,2:10,6:30")
+    box = np.s_[1:3, 2:10, 6:30]
+    assert found["roi"] == "1:3,2:10,6:30"
+    assert found["true_voxels"] == (ids[box] != BACKGROUND).sum()
+    assert found["predicted_voxels"] == (levels[box] >= 127.5).sum()
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (Space(VOXEL_SIZE, (0.0, 4.0, 0.0)), "do not coincide"),
+        (Space(VOXEL_SIZE, (0.0, 0.0, 0.1)), "do not coincide"),
+        (Space((40.0, 8.0, 8.01)), "8.01"),
+        (Space((40.0, 8.4, 8.0)), "8.4"),
+    ],
+    ids=str,
+)
+def test_voxels_that_do_not_coincide_are_not_scored(scene, cleft, tmp_path, space, said):
+    """A truth moved by part of a voxel, or with voxels of another size, is refused."""
+    prediction, _ = scene("A", 1)
+    other = create_volume(
+        f"{tmp_path}/other.zarr/clefts",
+        shape=(8, 48, 80),
+        dtype=np.uint64,
+        chunks=(4, 16, 16),
+        space=space,
+    )
+    done = cleft("evaluate", prediction, other.address)
+    assert done.exit_code == 3
+    assert said in done.stderr
+
+
+def test_every_volume_of_a_sweep_holds_probabilities(scene, cleft, tmp_path):
+    """A mask among the predictions of a sweep is refused by name."""
+    first, (_, truth) = scene("A", 1), scene("B", 2)
+    ids = truth_and_levels(2)[0]
+    store(f"{tmp_path}/mask.zarr/cleft", (ids != BACKGROUND).astype(np.uint8), content="mask")
+    done = cleft("evaluate", *first, tmp_path / "mask.zarr", truth, "--sweep")
+    assert done.exit_code == 2
+    assert "mask.zarr" in done.stderr
 
 
 def test_a_checkpoint_keeps_the_threshold_that_a_sweep_found(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import distance_transform_edt
+from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from cleftcli.errors import UsageError
@@ -173,7 +173,7 @@ def test_blocks_equal_the_whole_bit_for_bit(name, case, zero):
 def test_grown_clefts_in_blocks_equal_the_whole(name, size):
     """The same holds for thin curved clefts in a volume of many blocks, touching ids included."""
     random = np.random.default_rng(3)
-    field = distance_transform_edt(random.random((14, 60, 60)) > 0.002, sampling=(4, 1, 1))
+    field = ndimage.distance_transform_edt(random.random((14, 60, 60)) > 0.002, sampling=(4, 1, 1))
     ids = np.where((field > 5) & (field < 6.5), (field * 7 % 3).astype(np.uint64), BACKGROUND)
     scale = 0.9 * min(size)
     expected = compute(name, ids, size, scale)
@@ -185,9 +185,38 @@ def test_grown_clefts_in_blocks_equal_the_whole(name, size):
         assert part.tobytes() == expected[b.write.within(volume)].tobytes(), str(b.write)
 
 
-def test_touching_clefts_bound_each_other():
+def by_full_transforms(name, mask, size, scale):
+    """A distance target of clefts that do not touch, by scipy's transforms of the whole volume."""
+    surface = mask
+    if name == "signed-distance":
+        surface = mask & ~ndimage.binary_erosion(mask, np.ones((3, 3, 3)), border_value=1)
+    inside = ndimage.distance_transform_edt(mask if surface is mask else ~surface, sampling=size)
+    outside = ndimage.distance_transform_edt(~mask, sampling=size)
+    distance = np.where(mask, inside, -outside) / scale
+    most = HEINRICH_CLIP if name == "signed-distance" else np.inf
+    return np.tanh(np.clip(distance, -most, most))
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(2, 10))
+def test_sparse_clefts_equal_full_distance_transforms(name, seed, scale):
+    """In a volume of many tiles and few clefts a distance is measured across tiles."""
+    random = np.random.default_rng(seed)
+    mask = np.zeros((36, 150, 150), bool)
+    for corner in random.integers(0, mask.shape, (2, 3)):
+        mask[
+            tuple(slice(a, a + n) for a, n in zip(corner, random.integers(1, 9, 3), strict=True))
+        ] = True
+    ids, size = np.where(mask, np.uint64(4), np.uint64(BACKGROUND)), (40.0, 4.0, 4.0)
+    expected = by_full_transforms(name, mask, size, scale)
+    np.testing.assert_allclose(compute(name, ids, size, scale), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
+def test_touching_clefts_bound_each_other(dtype):
     """Between two clefts that touch, the nearest outside voxel is the other cleft's."""
-    ids = np.full((1, 1, 12), BACKGROUND, np.uint64)
+    ids = np.full((1, 1, 12), BACKGROUNDS[dtype], dtype)
     ids[0, 0, 2:6], ids[0, 0, 6:10] = 5, 9
     found = compute("tanh-distance", ids, (1.0, 1.0, 1.0), 4.0)[0, 0]
     steps = [-2, -1, 1, 2, 2, 1, 1, 2, 2, 1, -1, -2]

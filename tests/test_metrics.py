@@ -204,6 +204,17 @@ def test_far_is_more_than_200_nm(apart, far):
     assert found["f1_200nm"] == (None if far else 1)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_long_volumes_measure_as_short_ones(axis):
+    """Tens of thousands of voxels from the first one a distance is what it is anywhere."""
+    voxel_size, where = (40.0, 4.0, 5.0), np.roll((-1, 0, 0), axis)
+    shape = tuple(np.where(where, 33000, 1))
+    predicted, true = np.zeros(shape, bool), np.zeros(shape, bool)
+    predicted[tuple(where)] = true[tuple(4 * where)] = True
+    found = scored(predicted, true, voxel_size)
+    assert (found["adgt"], found["adf"]) == (pytest.approx(3 * voxel_size[axis]),) * 2
+
+
 def test_adgt_weighs_false_positives_and_adf_false_negatives():
     """A cleft too many moves ADGT alone, a cleft too few ADF alone."""
     both = np.zeros((1, 1, 60), bool)

@@ -8,7 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from cleftcli.labels import BACKGROUND
+from cleftcli.jobs import make_labels
+from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
+from cleftcli.volumes import open_volume
+from tests.conftest import store
 from tests.stores import WRITERS, some_voxels, zarr_array
 
 
@@ -31,9 +34,13 @@ def test_what_took_the_place_of_our_output_is_kept(cleft, tmp_path, source):
     """A ledger that was left behind makes nobody's array ours."""
     out = tmp_path / "out.zarr"
     assert cleft("convert", source, out).exit_code == 0
-    for name in ("volumes/raw", "theirs"):
+    for name, lost in (("volumes/raw", 0), ("theirs", 0), ("volumes/raw", 1)):
         shutil.rmtree(out)
         zarr_array(out, name, some_voxels("uint8"), version=2)
+        chunks = sorted(p for p in (out / name).iterdir() if p.name[0].isdigit())
+        assert len(chunks) > lost
+        for chunk in chunks[:lost]:
+            chunk.unlink()
         before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         for option in ([], ["--overwrite"], ["--roi", "1:,:,:", "--overwrite"]):
             assert cleft("convert", source, out, *option).exit_code == 5
@@ -97,3 +104,92 @@ def test_a_cleft_with_id_0_is_exported(cleft, tmp_path):
     assert ((found != BACKGROUND) == (ids != BACKGROUND)).all()
     assert not (found == 0).any()
     assert len(np.unique(found[ids != BACKGROUND])) == 2
+
+
+@pytest.fixture
+def clefts(tmp_path):
+    """An address of two touching clefts, one of them with id 0, in a file as CREMI writes it."""
+    ids = np.full((5, 20, 40), BACKGROUND, np.uint64)
+    ids[1:3, 4:9, 6:14], ids[1:3, 4:9, 14:20] = 0, 7
+    ids[4, 16:, 30:] = IGNORE
+    with h5py.File(tmp_path / "a.hdf", "w") as file:
+        file["volumes/labels/clefts"] = ids
+        file["volumes/labels/clefts"].attrs["resolution"] = (40.0, 4.0, 4.0)
+    return tmp_path / "a.hdf", ids
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of one small chunk each."""
+    monkeypatch.setattr(make_labels, "CHUNK", (2, 8, 8))
+    monkeypatch.setattr(make_labels, "BLOCK_VOXELS", 1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("scale", "unit"), [(3, "voxel"), (2.5, "nm"), (60, "nm")])
+def test_labels_of_any_scale_equal_those_of_the_whole(
+    cleft, tmp_path, clefts, small_blocks, target, scale, unit
+):
+    """Blocks look as far as the scale that was asked for reaches; id 0 of CREMI is a cleft."""
+    source, ids = clefts
+    options = ["--target", target, "--scale", scale, "--unit", unit, "--json"]
+    done = cleft("make-labels", source, "-o", tmp_path / "l.zarr", *options)
+    assert done.exit_code == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["scale_nm"] == (scale if unit == "nm" else 4.0 * scale)
+    assert made["blocks"] > 20
+    size, scale_nm = (40.0, 4.0, 4.0), made["scale_nm"]
+    expected = TARGETS[target].compute(ids, size, scale_nm, zero_is_cleft=True)
+    found = open_volume(made["output"])
+    assert found.read(found.roi).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--scale", "3"], "scale_nm: 4.0 -> 12.0"),
+        (["--voxel-size", "40,8,8"], "voxel_size"),
+    ],
+)
+def test_labels_of_other_settings_are_refused_and_named(cleft, tmp_path, clefts, options, named):
+    """Blocks of two scales or voxel sizes are never mixed in one output."""
+    command = ["make-labels", clefts[0], "-o", tmp_path / "l.zarr"]
+    assert cleft(*command).exit_code == 0
+    done = cleft(*command, *options)
+    assert done.exit_code == 5
+    assert named in done.stderr
+    assert cleft(*command, *options, "--overwrite").exit_code == 0
+
+
+def test_blocks_of_two_sizes_are_not_counted_together(
+    cleft, tmp_path, clefts, small_blocks, monkeypatch
+):
+    """What a ledger says of small blocks is not taken for large ones."""
+    command = ["make-labels", clefts[0], "-o", tmp_path / "l.zarr"]
+    assert cleft(*command).exit_code == 0
+    monkeypatch.setattr(make_labels, "BLOCK_VOXELS", 2**24)
+    done = cleft(*command)
+    assert done.exit_code == 5
+    assert "block: [2, 8, 8] -> " in done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int8", "float32"])
+def test_labels_are_made_of_unsigned_ids(cleft, tmp_path, dtype):
+    """Signed ids and numbers that are no ids are an input error that names the dtype."""
+    source = store(f"{tmp_path}/a.zarr/clefts", np.ones((2, 8, 8), dtype)).address
+    done = cleft("make-labels", source, "-o", tmp_path / "l.zarr")
+    assert done.exit_code == 3
+    assert dtype in done.stderr
+    assert not (tmp_path / "l.zarr").exists()
+
+
+def test_labels_of_missing_chunks_are_made_or_refused(cleft, tmp_path):
+    """Chunks of ids that are not stored are counted as background, or refused when told to."""
+    store(f"{tmp_path}/a.zarr/clefts", np.ones((2, 16, 32), np.uint16))
+    (tmp_path / "a.zarr/clefts/0/0/1").unlink()
+    command = ["make-labels", tmp_path / "a.zarr", "-o", tmp_path / "l.zarr", "--json"]
+    done = cleft(*command, "--missing", "error")
+    assert done.exit_code == 3
+    assert "1 of 2 chunks" in done.stderr
+    assert not (tmp_path / "l.zarr").exists()
+    assert json.loads(cleft(*command).stdout)["input"]["missing"] == 1

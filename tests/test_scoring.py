@@ -12,8 +12,8 @@ from cleftcli.comparison import Box, Truth, compare
 from cleftcli.foreground import read_foreground
 from cleftcli.geometry import Roi, whole
 from cleftcli.labels import BACKGROUND, IGNORE
-from cleftcli.metrics import METRICS, scores
-from cleftcli.scoring import THRESHOLDS, Pair, sweep
+from cleftcli.metrics import METRICS, cremi_score, f1, scores
+from cleftcli.scoring import THRESHOLDS, Pair, best_candidate, sweep
 from cleftcli.volumes import Space
 from cleftcli.volumes.volume import InMemory, Volume
 
@@ -199,13 +199,13 @@ def test_either_side_can_ignore(small_blocks):
     """Voxels that prediction or truth call unknown count on no side."""
     predicted, true = np.zeros((2, 1, 70, 70), np.uint8)
     predicted[0, 10:20, 10:20], true[0, 15:25, 15:25] = 1, 1
-    predicted[0, 10:12, 10:12] = 255
+    predicted[0, 15:17, 10:20] = 255
     unknown = np.zeros(true.shape, bool)
     unknown[0, 20:, 20:] = True
     of = pair(volume(predicted, content="mask"), ids(true > 0, unknown)).compare()
-    assert of.predicted == 100 - 4
-    assert of.true == 100 - 25
-    assert of.true_positives == 25
+    assert of.predicted == 100 - 20
+    assert of.true == 100 - 25 - 10
+    assert of.true_positives == 25 - 10
 
 
 def test_zero_is_a_cleft_of_cremi_files():
@@ -258,6 +258,28 @@ def test_a_sweep_reads_each_box_three_times(scene, monkeypatch):
     sweep(subject, [0.2, 0.5, 0.8], [0, 3, 5])
     of_prediction = sum(v is subject.prediction.volume for v in seen)
     assert of_prediction == 3 * len(subject.plan)
+
+
+def test_the_best_candidate_has_a_score_in_every_volume(scene):
+    """A threshold at which one volume has no score is not chosen, however good it is elsewhere."""
+    levels, true = scene
+    weak = np.where(levels > 100, levels // 2, levels)  # nothing left at 0.9
+    rows = [sweep(pair(probabilities(x), ids(true)), [0.02, 0.9]) for x in (levels, weak)]
+    assert [best_candidate([row], cremi_score) for row in rows] == [1, 0]
+    assert best_candidate(rows, cremi_score) == 0
+    nothing = sweep(pair(probabilities(np.zeros_like(levels)), ids(true)), [0.02, 0.9])
+    assert best_candidate([rows[0], nothing], cremi_score) is None
+
+
+@pytest.mark.parametrize("highest", [True, False])
+def test_the_best_candidate_is_the_highest_or_the_lowest(scene, highest):
+    """Of the means over volumes the extreme one is chosen."""
+    levels, true = scene
+    other = np.where(levels > 235, np.uint8(100), levels)
+    rows = [sweep(pair(probabilities(x), ids(true)), [0.02, 0.3, 0.92]) for x in (levels, other)]
+    means = np.mean([[f1(c.comparison) for c in row] for row in rows], axis=0).tolist()
+    expected = max(means) if highest else min(means)
+    assert means.index(expected) == best_candidate(rows, f1, highest=highest)
 
 
 def test_thresholds_ascend_between_0_and_1():

@@ -1,5 +1,7 @@
 """Clefts found box by box against scipy's labels of the whole volume."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cleftcli.geometry import BlockPlan, Roi, whole
-from cleftcli.segmentation import Hysteresis, Units, components
+from cleftcli.segmentation import Components, Hysteresis, Units, components
+from cleftcli.volumes import Space, create_volume, open_volume
 
 VOXEL_SIZE, OFFSET = (40.0, 4.0, 5.0), (80.0, 12.0, 25.0)
 
@@ -221,6 +224,82 @@ def test_without_a_voxel_size_the_table_has_no_nm():
     _, (row,) = segment(levels, Hysteresis(1, 1), voxel_size=None)
     assert row["voxels"] == 8
     assert not [column for column in row if "nm" in column or "um" in column]
+
+
+@pytest.fixture
+def prediction(tmp_path):
+    """A probability in chunks, and its place in the tissue."""
+    field = ndimage.gaussian_filter(np.random.default_rng(2).random((8, 40, 40)), 1)
+    levels = ((field - field.min()) / np.ptp(field) * 255).astype(np.uint8)
+    made = create_volume(
+        f"{tmp_path}/p.zarr/cleft",
+        shape=levels.shape,
+        dtype=np.uint8,
+        chunks=(4, 16, 16),
+        space=Space(VOXEL_SIZE, OFFSET),
+        attributes={"content": "probability"},
+    )
+    made.write(made.roi, levels)
+    return tmp_path / "p.zarr", levels
+
+
+OPTIONS = {
+    "low": 0.5,
+    "min-voxels": 20,
+    "min-sections": 3,
+    "connectivity": 6,
+}
+
+
+@pytest.mark.parametrize("left_out", [*OPTIONS, None])
+def test_the_command_segments_by_its_options(cleft, tmp_path, prediction, left_out):
+    """Probabilities on the command line are levels of the store; each option has its effect."""
+    source, levels = prediction
+    chosen = {k: v for k, v in OPTIONS.items() if k != left_out}
+    typed = [f"--{k}={v}" for k, v in chosen.items()]
+    table = tmp_path / "t.json"
+    command = ["segment", source, "-o", tmp_path / "c.zarr", "--threshold", 0.7, "--table", table]
+    done = cleft(*command, *typed, "--json")
+    assert done.exit_code == 0, done.stderr
+    rule = Hysteresis(
+        0.7 * 255,
+        chosen.get("low", 0.7) * 255,
+        chosen.get("min-voxels", 0),
+        chosen.get("min-sections", 0),
+        chosen.get("connectivity", 26),
+    )
+    found = open_volume(json.loads(done.stdout)["output"])
+    expected, rows = segment(levels, rule)
+    np.testing.assert_array_equal(found.read(found.roi), expected)
+    assert json.loads(table.read_text()) == rows  # at OFFSET
+
+
+def test_a_low_above_the_threshold_is_a_usage_error(cleft, tmp_path, prediction):
+    """Clefts extend down from the threshold, not up; nor to 0."""
+    for low in (0.71, 0):
+        options = ["--threshold", 0.7, "--low", low]
+        done = cleft("segment", prediction[0], "-o", tmp_path / "c.zarr", *options)
+        assert done.exit_code == 2, done.stdout
+        assert f"low {low}" in done.stderr
+
+
+def test_a_part_is_never_taken_for_the_whole(cleft, tmp_path, prediction, monkeypatch):
+    """Cut short while ids are written, an output is refused by readers and made again."""
+    command = ["segment", prediction[0], "-o", tmp_path / "c.zarr"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Components, "labels", lambda *_: 1 / 0)
+        assert cleft(*command).exit_code == 1
+    done = cleft("segment", tmp_path / "c.zarr", "-o", tmp_path / "d.zarr")
+    assert done.exit_code == 4
+    assert cleft(*command).exit_code == 0
+    assert cleft("segment", tmp_path / "c.zarr", "-o", tmp_path / "d.zarr").exit_code == 0
+
+
+def test_a_table_of_nothing_has_its_header(cleft, tmp_path, prediction):
+    """Without a cleft a CSV still says that its rows would be clefts."""
+    options = ["--min-voxels", 10**6, "--table", tmp_path / "t.csv"]
+    assert cleft("segment", prediction[0], "-o", tmp_path / "c.zarr", *options).exit_code == 0
+    assert (tmp_path / "t.csv").read_text().split() == ["id,voxels"]
 
 
 def test_each_box_is_read_without_context():

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from cleftcli import submission
+from cleftcli.geometry import Roi
+from cleftcli.jobs import export_cremi
 from cleftcli.labels import BACKGROUND, IGNORE
 from cleftcli.submission import sample_name
 from tests.conftest import store
@@ -14,13 +16,13 @@ from tests.conftest import store
 SHAPE = (3, 20, 30)
 
 
-def written(path, *, ids=None, resolution=(40.0, 4.0, 4.0), offset=None, name="clefts"):
+def written(path, *, ids=None, resolution=(40.0, 4.0, 4.0), offset=None, name="clefts", **more):
     """A submission, as somebody else would write it."""
     if ids is None:
         ids = np.full(SHAPE, BACKGROUND, np.uint64)
         ids[1, 2:9, 3:12] = 4
     with h5py.File(path, "w") as file:
-        item = file.create_dataset(f"volumes/labels/{name}", data=ids, compression="gzip")
+        item = file.create_dataset(f"volumes/labels/{name}", data=ids, compression="gzip", **more)
         if resolution is not None:
             item.attrs["resolution"] = resolution
         if offset is not None:
@@ -43,6 +45,26 @@ def test_a_good_file_has_no_problem(tmp_path, cleft):
     assert found["problems"] == []
     assert found["cleft_voxels"] == 63
     assert [r for r in found["remarks"] if "shape" in r] == found["remarks"]
+
+
+@pytest.mark.parametrize("size", [(8.0, 8.0, 8.0), (8.0, 4.0, 8.0)])
+def test_isotropic_voxels_are_not_turned(tmp_path, size):
+    """Only voxels that are longer in x than in z look like x, y, z."""
+    assert submission.check(written(tmp_path / "a.hdf", resolution=size))["problems"] == []
+
+
+def test_voxels_are_counted_over_boxes(tmp_path, monkeypatch):
+    """What is read box by box adds up to the whole file."""
+    monkeypatch.setattr(submission, "BLOCK_VOXELS", 1)
+    ids = changed(0, np.s_[:, ::3, 5])
+    ids[:, 1, :4] = IGNORE
+    found = submission.check(written(tmp_path / "a.hdf", ids=ids, chunks=(1, 8, 8)))
+    zero, unknown = (ids == 0).sum(), (ids == IGNORE).sum()
+    assert found["cleft_voxels"] == (ids != BACKGROUND).sum()
+    assert [
+        p for p in found["problems"] if p.startswith(f"{zero} voxels ({100 * zero / ids.size:.1f}")
+    ]
+    assert [p for p in found["problems"] if p.startswith(f"{unknown} voxels are 2^64-2")]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +140,84 @@ def test_nothing_or_nothing_else_is_refused(tmp_path, cleft, level):
     assert "--allow-uniform" in done.stderr
     assert list(tmp_path.glob("*out*")) == []
     assert cleft(*command, "--allow-uniform").exit_code == 0
+
+
+@pytest.fixture
+def prediction(tmp_path):
+    """A probability with levels of 100 and 200, and its voxels."""
+    levels = np.zeros(SHAPE, np.uint8)
+    levels[1, 2:9, 3:12], levels[2, 12:18, 20:28] = 200, 100
+    store(f"{tmp_path}/p.zarr/cleft", levels, content="probability")
+    return tmp_path / "p.zarr", levels
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
+def test_the_threshold_given_is_the_one_exported(tmp_path, cleft, prediction, threshold):
+    """Cleft voxels of a file are those whose probability reaches the threshold."""
+    source, levels = prediction
+    options = ["--threshold", threshold, "--allow-uniform", "--json"]
+    done = cleft("export-cremi", source, "-o", tmp_path / "out.hdf", *options)
+    assert done.exit_code == 0, done.stderr
+    (found,) = json.loads(done.stdout)["submissions"]
+    assert found["threshold"] == threshold
+    with h5py.File(tmp_path / "out.hdf") as file:
+        stored = file["volumes/labels/clefts"][:]
+    np.testing.assert_array_equal(stored != BACKGROUND, levels >= 255 * threshold)
+
+
+def test_the_padded_frame_is_cut_to_what_is_scored(tmp_path, cleft, prediction, monkeypatch):
+    """--padded writes the voxels of the cut at their place; another frame is refused."""
+    source, levels = prediction
+    monkeypatch.setattr(export_cremi, "CROPPED", Roi((1, 2, 3), (2, 10, 20)))
+    command = ["export-cremi", source, "-o", tmp_path / "out.hdf", "--padded"]
+    for other in (submission.PADDED_SHAPE, (2, 20, 30), SHAPE[::-1]):
+        monkeypatch.setattr(export_cremi, "PADDED_SHAPE", other)
+        refused = cleft(*command)
+        assert refused.exit_code == 3
+        assert str(other) in refused.stderr
+    monkeypatch.setattr(export_cremi, "PADDED_SHAPE", SHAPE)
+    assert cleft(*command).exit_code == 0
+    with h5py.File(tmp_path / "out.hdf") as file:
+        item = file["volumes/labels/clefts"]
+        np.testing.assert_array_equal(item[:] != BACKGROUND, levels[1:, 2:12, 3:23] >= 127.5)
+        assert item.attrs["offset"].tolist() == [40.0, 16.0, 24.0]
+
+
+def test_the_cut_is_the_middle_of_the_padded_frame():
+    """The padding of the challenge's test volumes is as wide before as behind, or one less."""
+    for n, before, kept in zip(
+        submission.PADDED_SHAPE, submission.CROPPED.offset, submission.CROPPED.shape, strict=True
+    ):
+        assert before == (n - kept) // 2
+
+
+def test_a_file_that_reads_back_otherwise_is_not_kept(tmp_path, cleft, prediction, monkeypatch):
+    """A voxel that the disk lost is an error, and the earlier file stays."""
+    source, out = prediction[0], tmp_path / "out.hdf"
+    out.write_text("earlier")
+    write = export_cremi._write
+
+    def lossy(path, *more):
+        write(path, *more)
+        with h5py.File(path, "r+") as file:
+            file["volumes/labels/clefts"][0, 0, 0] = 7
+
+    monkeypatch.setattr(export_cremi, "_write", lossy)
+    done = cleft("export-cremi", source, "-o", out, "--overwrite")
+    assert done.exit_code == 1
+    assert "reads back other voxels" in done.stderr
+    assert out.read_text() == "earlier"
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_an_existing_file_is_replaced_only_when_told(tmp_path, cleft, prediction):
+    """A file that is there is a conflict, and stays; --overwrite replaces it."""
+    command = ["export-cremi", prediction[0], "-o", tmp_path / "out.hdf"]
+    (tmp_path / "out.hdf").write_text("earlier")
+    assert cleft(*command).exit_code == 5
+    assert (tmp_path / "out.hdf").read_text() == "earlier"
+    assert cleft(*command, "--overwrite").exit_code == 0
+    assert cleft("export-cremi", "--check", tmp_path / "out.hdf").exit_code == 0
 
 
 def test_an_export_needs_an_output(tmp_path, cleft):
