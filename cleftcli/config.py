@@ -26,10 +26,10 @@ class Table(BaseModel):
 
 
 class Region(Table):
-    """Raw and the cleft ids that annotate it, or a box of both."""
+    """Raw and the cleft ids that annotate it, or a box of both; raw alone for `reconstruction`."""
 
     raw: str
-    clefts: str
+    clefts: str | None = None
     roi: str | None = None  # z0:z1,y0:y1,x0:x1 in voxels; an empty end means the face
     voxel_size: tuple[Edge, Edge, Edge] | None = None  # nm, where the store does not say
     axes: str | None = None  # of raw as stored, e.g. "czyx", instead of what the store says
@@ -46,9 +46,10 @@ class Data(Table):
 
 
 class NetworkChoice(Table):
-    """A network, the tile it sees, and its constructor's options."""
+    """A network, a preset, and what replaces the tile and the options that the preset names."""
 
     name: str = "cleftnet"
+    preset: str = "paper"
     input_shape: tuple[int, int, int] = (8, 256, 256)
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -76,6 +77,7 @@ class Training(Table):
     min_cleft_voxels: int = Field(default=200, ge=0)
     reject_probability: float = Field(default=0.95, ge=0, lt=1)
     precision: str = "auto"
+    init_from: str | None = None  # checkpoint to take weights of the same name and shape from
     save_every: int = Field(default=500, ge=1)
     workers: int = Field(default=1, ge=0)
 
@@ -87,7 +89,7 @@ class Config(Table):
     seed: int = Field(default=1, ge=0)
     network: NetworkChoice = NetworkChoice()
     objective: ObjectiveChoice = ObjectiveChoice()
-    augment: dict[str, float] = Field(default_factory=dict)
+    augment: dict[str, Any] = Field(default_factory=dict)  # probabilities, or tables of parameters
     training: Training = Training()
 
 

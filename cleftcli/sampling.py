@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cleftcli.augment import CLEFTS, RAW, nodes
+from cleftcli.augment import CLEFTS, RAW, Augmentation, Rotate, choose, nodes
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
 from cleftcli.gunpowder_import import gp
 from cleftcli.labels import TARGETS, cleft_mask
 from cleftcli.model.inference import grey_constant_sections
-from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, open_volume
+from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, in_memory, open_volume
 from cleftcli.volumes.intensity import intensity_range, unit
 
 MOST_DRAWS = 1000  # a region without clefts must not hang the run
@@ -29,10 +29,10 @@ MOST_DRAWS = 1000  # a region without clefts must not hang the run
 
 @dataclass(frozen=True)
 class Source:
-    """A box of an annotated volume to draw patches from."""
+    """A box of a volume to draw patches from; without clefts nothing in it is one."""
 
     raw: str
-    clefts: str
+    clefts: str | None
     roi: Roi
     voxel_size: Nm
     reading: Reading = AS_STORED  # of raw
@@ -43,7 +43,7 @@ class Source:
 
 
 def open_source(
-    raw: str, clefts: str, roi: str | None, patch: Zyx | None, reading: Reading = AS_STORED
+    raw: str, clefts: str | None, roi: str | None, patch: Zyx | None, reading: Reading = AS_STORED
 ) -> Source:
     """A source, once raw and ids are seen to fit each other, and a patch if it is drawn from.
 
@@ -68,8 +68,10 @@ def open_source(
 
 
 @functools.lru_cache(maxsize=32)
-def _pair(raw: str, clefts: str, reading: Reading) -> tuple[Volume, Volume]:
+def _pair(raw: str, clefts: str | None, reading: Reading) -> tuple[Volume, Volume]:
     image = open_volume(raw, reading=reading)
+    if clefts is None:
+        return image, in_memory(np.broadcast_to(np.uint8(0), image.shape), like=image)
     return image, open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
 
 
@@ -111,7 +113,11 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     """Batch i of a run: raw (n, 1, z, y, x) float32 in [-1, 1], each target (n, z, y, x).
 
     A patch with fewer than `min_cleft_voxels` is drawn again with `reject_probability`
-    (Liu & Ji 2021, IV-C).
+    (Liu & Ji 2021, IV-C). Patches lie within their region, but what `augment` displaces may come
+    from as far outside of it as `augment.reach` says.
+
+    Raises:
+        UsageError: `augment` says what is impossible, or would turn an oblong patch.
     """
 
     sources: tuple[Source, ...]
@@ -121,17 +127,23 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     seed: int
     min_cleft_voxels: int
     reject_probability: float
-    augment: Mapping[str, float] = field(default_factory=dict)
+    augment: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
     unit: str | None = None
 
     def __post_init__(self) -> None:
         _, height, width = self.input_shape
-        if self.augment.get("rotate") and height != width:
+        turned = any(isinstance(a, Rotate) and a.probability for a in self.chosen)
+        if turned and height != width:
             raise UsageError(
                 f"augment.rotate needs patches as high as wide, not {self.input_shape}: turned, "
                 "they would leave the region"
             )
+
+    @functools.cached_property
+    def chosen(self) -> tuple[Augmentation, ...]:
+        """The augmentations, in the order in which they act."""
+        return choose(self.augment)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         seeds = [np.random.SeedSequence([self.seed, index, k]) for k in range(self.batch_size)]
@@ -145,7 +157,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         request = gp.BatchRequest(random_seed=int(random.integers(2**31)))
         request[RAW] = gp.ArraySpec(gp.Roi(roi.offset, roi.shape))
         request[CLEFTS] = gp.ArraySpec(gp.Roi(wide.offset, wide.shape))
-        batch = _pipeline(source, tuple(self.augment.items())).request_batch(request)
+        batch = _pipeline(source, self.chosen).request_batch(request)
         raw = grey_constant_sections(batch[RAW].data * 2 - 1)
         return {"raw": raw[None], **self._targets(source, batch[CLEFTS].data, roi, wide)}
 
@@ -172,7 +184,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
             target = TARGETS[name]
             scale = target.scale_nm(source.voxel_size, *self._shape_of(name))
             found.append(target.context(source.voxel_size, scale))
-        return zyx([max(c[axis] for c in found) for axis in range(3)])
+        return zyx([max((c[axis] for c in found), default=0) for axis in range(3)])
 
     def _targets(
         self, source: Source, ids: np.ndarray, roi: Roi, wide: Roi
@@ -191,10 +203,10 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
 
 
 @functools.lru_cache(maxsize=32)
-def _pipeline(source: Source, augment: tuple[tuple[str, float], ...]) -> Any:
+def _pipeline(source: Source, chosen: tuple[Augmentation, ...]) -> Any:
     """A source's pipeline, set up once per process."""
     pipeline = VolumeSource(source)
-    for node in nodes(dict(augment)):
+    for node in nodes(chosen, source.voxel_size):
         pipeline = pipeline + node
     pipeline.setup()
     return pipeline

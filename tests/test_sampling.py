@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cleftcli.augment import AUGMENTATIONS
+from cleftcli.augment import AUGMENTATIONS, reach
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, whole
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
@@ -172,12 +172,31 @@ def test_patches_stay_inside_the_region(places, clefts, shape, augment):
     assert (positions < region.end).all()
 
 
+def test_displaced_patches_leave_the_region_by_the_reach(places, clefts):
+    """What is displaced comes from the region grown by the reach, and does use it."""
+    region = Roi((2, 10, 12), (8, 20, 20))
+    lengths = {"probability": 0.5, "max_nm": 24}
+    augment = {"flip": 0.5, "rotate": 0.5, "slip": lengths, "shift": lengths}
+    far = reach(augment, VOXEL_SIZE)
+    assert far == (0, 6, 6)
+    chosen = batches(open_source(places, clefts, str(region), PATCH), augment=augment, batch_size=4)
+    positions = np.stack(
+        np.unravel_index(np.stack([numbers_of(chosen[i]) for i in range(15)]), SHAPE), -1
+    )
+    wide = region.grow(far)
+    assert (positions >= wide.offset).all()
+    assert (positions < wide.end).all()
+    assert (positions[..., 1:] < region.offset[1:]).any()
+
+
 def test_oblong_patches_are_not_turned(places, clefts):
     """Turned about its centre an oblong patch would leave the region: refused."""
     inside = open_source(places, clefts, None, (4, 8, 32))
 
-    with pytest.raises(UsageError, match="rotate"):
-        batches(inside, input_shape=(4, 8, 32), augment={"rotate": 0.5})
+    for rotate in (0.5, {"probability": 0.5}):
+        with pytest.raises(UsageError, match="rotate"):
+            batches(inside, input_shape=(4, 8, 32), augment={"rotate": rotate})
+    assert batches(inside, input_shape=(4, 8, 32), augment={"rotate": 0.0})[0]
 
 
 def test_every_position_is_drawn(places, clefts):
@@ -419,6 +438,17 @@ def test_a_missing_volume_is_an_input_error(folder, clefts):
 
 
 def test_an_unknown_augmentation_is_a_usage_error(source):
-    """An unknown augmentation makes no batch; the message names it and those there are."""
+    """An unknown augmentation is refused before any batch; the message names those there are."""
     with pytest.raises(UsageError, match=r"augment\.filp.*flip"):
-        _ = batches(source, augment={"filp": 0.5})[0]
+        batches(source, augment={"filp": 0.5})
+
+
+def test_lengths_are_in_the_voxels_of_the_source(places, clefts):
+    """A displacement in nm is twice as many voxels where voxels are half as large."""
+    augment = {"shift": {"probability": 1.0, "max_nm": 8}}
+    spread = []
+    for size in (VOXEL_SIZE, (40, 4, 4)):
+        read = open_source(places, clefts, "4:8,12:28,12:28", PATCH, Reading(size))
+        corners = np.array([corners_of(batches(read, augment=augment)[i]) for i in range(10)])
+        spread.append(np.abs(corners[..., 1:] - 12).max())
+    assert spread == [1, 2]
