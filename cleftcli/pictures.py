@@ -34,27 +34,64 @@ def montage(
         nm_per_voxel: along x, for the scale bar.
         shown: probability from which a voxel's outline is drawn.
     """
-    _, height, width = raw.shape
+    rows: list[list[np.ndarray]] = []
+    for z in sections:
+        grey = _rgb(raw[z])
+        likely = np.where(probability[z] >= shown, 1.0, probability[z])
+        predicted = _tint(grey, 0.6 * likely, PREDICTED)
+        true = _tint(grey, truth[z].astype(float), TRUE)
+        rows.append([grey, true, _outline(predicted, probability[z] >= shown)])
     columns = ("raw", "truth", f"prediction (outline: probability {shown:g})")
-    size = (len(columns) * (width + GAP) - GAP, HEADER + len(sections) * (height + GAP) - GAP)
+    _sheet(path, columns, rows, sections, nm_per_voxel)
+
+
+def reconstruction(
+    path: Path, raw: np.ndarray, hidden: np.ndarray, guessed: np.ndarray, *, nm_per_voxel: float
+) -> None:
+    """Write a PNG: a row for each section; columns raw, what was visible of it, the guess.
+
+    Args:
+        path: of the PNG.
+        raw: (z, y, x) float in [-1, 1].
+        hidden: (z, y, x) bool.
+        guessed: (z, y, x) float in about [-1, 1]; shown where raw was hidden.
+        nm_per_voxel: along x, for the scale bar.
+    """
+
+    def bytes_of(levels: np.ndarray) -> np.ndarray:
+        return ((levels + 1) * 127.5).clip(0, 255).astype(np.uint8)
+
+    shown = (raw, np.where(hidden, -1.0, raw), np.where(hidden, guessed, raw))
+    rows = [[_rgb(bytes_of(panel[z])) for panel in shown] for z in range(len(raw))]
+    columns = ("raw", "visible", "guessed where hidden")
+    _sheet(path, columns, rows, range(len(raw)), nm_per_voxel)
+
+
+def _sheet(
+    path: Path,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[np.ndarray]],
+    sections: Sequence[int],
+    nm_per_voxel: float,
+) -> None:
+    """Panels (y, x, 3) uint8 in rows, named by their section, under column heads."""
+    height, width, _ = rows[0][0].shape
+    size = (len(columns) * (width + GAP) - GAP, HEADER + len(rows) * (height + GAP) - GAP)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for n, name in enumerate(columns):
         draw.text((n * (width + GAP) + 2, 2), name, fill="black", font=font)
-    for row, z in enumerate(sections):
-        grey = np.repeat(raw[z][..., None], 3, axis=-1)
-        likely = np.where(probability[z] >= shown, 1.0, probability[z])
-        panels = (
-            grey,
-            _tint(grey, truth[z].astype(float), TRUE),
-            _outline(_tint(grey, 0.6 * likely, PREDICTED), probability[z] >= shown),
-        )
+    for row, (z, panels) in enumerate(zip(sections, rows, strict=True)):
         for n, panel in enumerate(panels):
             corner = (n * (width + GAP), HEADER + row * (height + GAP))
             sheet.paste(Image.fromarray(panel), corner)
         draw.text((4, HEADER + row * (height + GAP) + 2), f"z {z}", fill="yellow", font=font)
     _scale_bar(draw, font, size, width, nm_per_voxel)
     sheet.save(path)
+
+
+def _rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def _tint(grey: np.ndarray, strength: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

@@ -39,7 +39,7 @@ Report = Callable[[int, int], None]
 
 CHUNK: Zyx = (16, 128, 128)
 BLOCK_VOXELS = 2**24  # what one unit of work writes; a kill loses at most the blocks in flight
-CONTRACT = 1  # raised when the same settings would give other voxels
+CONTRACT = 2  # raised when the same settings would give other voxels
 
 
 @dataclass(frozen=True)

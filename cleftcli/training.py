@@ -5,20 +5,27 @@ Knows batches as tensors; where they come from is `sampling`.
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cleftcli.config import Config
-from cleftcli.errors import CleftError
+from cleftcli.errors import CleftError, InputError, UsageError
 from cleftcli.geometry import zyx
-from cleftcli.model import build
-from cleftcli.model.checkpoint import read_tensors, write_tensors
+from cleftcli.model import build, preset
+from cleftcli.model.checkpoint import load, read_tensors, write_tensors
 from cleftcli.model.device import autocast, choose_device, choose_precision, cores
 from cleftcli.model.objectives import Objective, objective
+
+log = logging.getLogger(__name__)
+
+LEAST_SHARE = 0.1  # of a checkpoint's weights, or it is another network's
 
 
 class NotFinite(CleftError):
@@ -42,10 +49,29 @@ class Run:
     step: int = 0
 
 
-def new_run(config: Config, folder: Path, device_name: str) -> Run:
-    """A run at step 0, its weights drawn with the config's seed.
+def resolved(config: Config) -> Config:
+    """The config with the tile and the options of its preset written out.
 
     Raises:
+        UsageError: no such network, preset or objective, or the two do not go together.
+    """
+    asked = config.network
+    tile, options = preset(asked.name, asked.preset)
+    if "input_shape" in asked.model_fields_set:
+        tile = zyx(asked.input_shape)
+    if (asked.name == "mae") != (config.objective.name == "reconstruction"):
+        raise UsageError("network mae learns by objective reconstruction, and it alone does")
+    full = asked.model_copy(update={"input_shape": tile, "options": options | asked.options})
+    return config.model_copy(update={"network": full})
+
+
+def new_run(
+    config: Config, folder: Path, device_name: str, *, init_from: Path | None = None
+) -> Run:
+    """A run at step 0, its weights drawn with the config's seed, or those of a checkpoint.
+
+    Raises:
+        InputError: there is nothing to take from the checkpoint to start from.
         UsageError: no such network, objective, option, device or precision.
     """
     torch.manual_seed(config.seed)
@@ -57,7 +83,10 @@ def new_run(config: Config, folder: Path, device_name: str) -> Run:
         out_channels=learned.channels,
         input_shape=zyx(config.network.input_shape),
         options=config.network.options,
-    ).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    )
+    if init_from is not None:
+        log.info("%s", initialise(network, init_from))
+    network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=config.training.learning_rate,
@@ -66,6 +95,35 @@ def new_run(config: Config, folder: Path, device_name: str) -> Run:
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     precision = choose_precision(config.training.precision, device, training=True)
     return Run(config, folder, network, learned, optimizer, average, device, precision)
+
+
+def initialise(network: nn.Module, path: Path) -> str:
+    """Take the weights of a checkpoint that have a name and shape of the network's; says which.
+
+    Raises:
+        InputError: they are hardly any, or it is no checkpoint.
+    """
+    _, theirs = load(path)
+    ours = network.state_dict()
+    taken = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+    share = _numbers(taken) / max(_numbers(theirs), 1)
+    if share < LEAST_SHARE:
+        raise InputError(f"{path}: only {share:.1%} of its weights fit the network")
+    network.load_state_dict(taken, strict=False)
+    left, fresh = theirs.keys() - taken.keys(), ours.keys() - taken.keys()
+    return (
+        f"{path}: {len(taken)} tensors taken ({_parts(taken)}); {len(left)} of it left "
+        f"({_parts(left)}); {len(fresh)} of the network start afresh ({_parts(fresh)})"
+    )
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() for t in tensors.values())
+
+
+def _parts(names: Iterable[str]) -> str:
+    """The parts of a network that tensors belong to."""
+    return ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
 
 
 def update(run: Run, batch: dict[str, Tensor]) -> dict[str, float]:
@@ -77,11 +135,13 @@ def update(run: Run, batch: dict[str, Tensor]) -> dict[str, float]:
     training = run.config.training
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.config, run.step)
-    targets = {k: v.to(run.device) for k, v in batch.items() if k != "raw"}
-    raw = batch["raw"].to(run.device, memory_format=torch.channels_last_3d)
+    # what a network draws by lot depends on the step alone, so that a resumed run draws the same
+    torch.manual_seed(_seed(run.config.seed, run.step))
+    batch = {k: v.to(run.device) for k, v in batch.items()}
+    raw = batch["raw"].contiguous(memory_format=torch.channels_last_3d)
     with autocast(run.device, run.precision):
         output = run.network(raw)
-    parts = run.objective.loss(output, targets)
+    parts = run.objective.loss(output, batch)
     loss = torch.stack(list(parts.values())).sum()
     if not torch.isfinite(loss):
         raise NotFinite(
@@ -96,6 +156,10 @@ def update(run: Run, batch: dict[str, Tensor]) -> dict[str, float]:
     run.step += 1
     _follow(run.average, run.network, training.average, run.step)
     return {"loss": loss.item(), **{k: v.item() for k, v in parts.items()}}
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def learning_rate(config: Config, step: int) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cleftcli.model.feature_augmentor import FeatureAugmentor
+from cleftcli.model.feature_augmentor import FeatureAugmentor, SelfAttention
 
 # input shape, output shape: down, same, up, each also where the depth is 1
 SHAPES = [
@@ -21,23 +21,32 @@ SHAPES = [
 ]
 
 
-def augmentor(source, target, *, c=5, seed=0, **options):
+KINDS = [FeatureAugmentor, SelfAttention]
+
+
+def augmentor(source, target, *, kind=FeatureAugmentor, c=5, seed=0, **options):
     torch.manual_seed(seed)
-    made = FeatureAugmentor(c, input_shape=source, output_shape=target, **options)
-    return made.double()
+    return kind(c, source, target, **options).double()
 
 
 def features(shape, *, n=2, c=5, seed=1):
     return torch.randn(n, c, *shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def attention(fa, source):
+def queries(fa, x):
+    """(n, queries, c_k): learned, or convolved from the input."""
+    if isinstance(fa.query, torch.nn.Parameter):
+        return fa.query.expand(len(x), -1, -1)
+    return fa.query(x).flatten(2).mT
+
+
+def attention(fa, source, x=None):
     """V softmax(K^T Q), eq. 1 to 4, and the 1x1x1 convolution back."""
     k, v = (
         torch.einsum("oc,nczyx->nozyx", m.weight, source).flatten(2) + m.bias[:, None]
         for m in (fa.key, fa.value)
     )
-    logits = torch.einsum("nck,qc->nkq", k, fa.query)
+    logits = fa.scale * torch.einsum("nck,nqc->nkq", k, queries(fa, source if x is None else x))
     weight = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
     z = torch.einsum("nck,nkq->ncq", v, weight)
     back = torch.einsum("oc,ncq->noq", fa.out.weight, z) + fa.out.bias[:, None]
@@ -53,11 +62,57 @@ def residual(x, target):
     return functional.adaptive_max_pool3d(x, target)
 
 
+@pytest.mark.parametrize("options", [{}, {"value_channels": 2}, {"key_channels": 3, "scale": 0.3}])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("source", "target"), SHAPES)
-def test_equals_the_formula(source, target):
-    """The output is V softmax(K^T Q), convolved back, plus the residual."""
-    fa, x = augmentor(source, target), features(source)
-    torch.testing.assert_close(fa(x), attention(fa, x) + residual(x, target), rtol=0, atol=1e-10)
+def test_equals_the_formula(source, target, kind, options):
+    """The output is V softmax(K^T Q), convolved back, plus the residual; so are its gradients."""
+    fa, x = augmentor(source, target, kind=kind, **options), features(source).requires_grad_()
+    inputs = [x, *(p for name, p in fa.named_parameters() if name != "key.bias")]
+    found, expected = fa(x), attention(fa, x) + residual(x, target)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    for a, b in zip(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("keys", "values"), [(16, 16), (16, 8), (8, 16)])
+def test_the_matrix_of_keys_and_queries_is_not_stored(kind, keys, values):
+    """No allocation of forward or backward comes near keys x queries."""
+    torch.manual_seed(0)
+    options = {"key_channels": keys, "value_channels": values}
+    fa = kind(16, (2, 64, 64), (1, 32, 32), **options)
+    x = torch.randn(1, 16, 2, 64, 64, requires_grad=True)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        fa(x).sum().backward()
+    largest = max(e.self_cpu_memory_usage for e in profile.events())
+    assert x.nbytes / 2 < largest < 2 * 64 * 64 * 32 * 32 * 4 / 4
+
+
+@pytest.mark.parametrize(("source", "target"), SHAPES)
+def test_queries_may_come_from_the_input(source, target):
+    """Self-attention has no learned query: at the same keys and values another input asks else."""
+    fa, x = augmentor(source, target, kind=SelfAttention), features(source)
+    asked = fa._queries(x)
+    assert asked.shape == (2, 1, math.prod(target), 5)
+    assert (asked[0] - asked[1]).abs().amax(dim=-1).min() > 1e-6
+    assert not any(p.shape[0] == math.prod(target) > 5 for p in fa.parameters())
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 9), (1, 5, 5), (5, 1, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_sizes(kind, shape):
+    """Nothing asks for even edges where the shape stays, or three times as many voxels are."""
+    fa, x = augmentor(shape, shape, kind=kind), features(shape)
+    torch.testing.assert_close(fa(x), attention(fa, x) + x, rtol=0, atol=1e-10)
+    wide = (shape[0], 3 * shape[1], 3 * shape[2])
+    for a, b in ((shape, wide), (wide, shape)):
+        fa, x = augmentor(a, b, kind=kind), features(a)
+        torch.testing.assert_close(fa(x), attention(fa, x) + residual(x, b), rtol=0, atol=1e-10)
 
 
 def test_logits_are_not_scaled():
@@ -86,23 +141,26 @@ def test_query_is_independent_of_the_input(source, target):
 
 
 @pytest.mark.parametrize("more", [0, 1, 10**9])
-def test_enough_keys_are_exact(more):
+@pytest.mark.parametrize("kind", KINDS)
+def test_enough_keys_are_exact(kind, more):
     """A limit that is not exceeded changes nothing, to the bit."""
     shapes = ((2, 8, 8), (1, 4, 4))
     x = features(shapes[0])
-    exact, limited = augmentor(*shapes), augmentor(*shapes, max_keys=2 * 8 * 8 + more)
+    exact = augmentor(*shapes, kind=kind)
+    limited = augmentor(*shapes, kind=kind, max_keys=2 * 8 * 8 + more)
     assert torch.equal(exact(x), limited(x))
 
 
 @pytest.mark.parametrize(
     ("max_keys", "pool"), [(127, 2), (32, 2), (31, 4), (8, 4), (7, 8), (2, 8), (1, 8)]
 )
-def test_pooled_keys_attend_to_the_averaged_input(max_keys, pool):
+@pytest.mark.parametrize("kind", KINDS)
+def test_pooled_keys_attend_to_the_averaged_input(kind, max_keys, pool):
     """With fewer keys, attention is that over the input averaged in plane."""
     source, target = (2, 8, 8), (1, 4, 4)
-    fa, x = augmentor(source, target, max_keys=max_keys), features(source)
+    fa, x = augmentor(source, target, kind=kind, max_keys=max_keys), features(source)
     averaged = functional.avg_pool3d(x, (1, pool, pool))
-    found = attention(fa, averaged) + residual(x, target)
+    found = attention(fa, averaged, x) + residual(x, target)
     torch.testing.assert_close(fa(x), found, rtol=0, atol=1e-10)
 
 
@@ -119,10 +177,13 @@ def test_no_voxel_is_left_out_of_pooled_keys(shape, max_keys):
     assert (seen[0] <= max(max_keys, shape[0]), left_out) == (True, 0)
 
 
-@pytest.mark.parametrize(("c", "c_k"), [(5, 3), (3, 3), (2, 2)])
-def test_key_channels(c, c_k):
-    """c_k = c_v is the smaller of the channels and `key_channels`; the output keeps c."""
-    fa = augmentor((1, 4, 4), (1, 4, 4), c=c, key_channels=3)
+@pytest.mark.parametrize(
+    ("c", "value_channels", "c_k", "c_v"),
+    [(5, None, 3, 3), (3, None, 3, 3), (2, None, 2, 2), (5, 4, 3, 4), (5, 1, 3, 1), (2, 4, 2, 2)],
+)
+def test_key_and_value_channels(c, value_channels, c_k, c_v):
+    """c_k and c_v are the smaller of the channels and what is asked for; the output keeps c."""
+    fa = augmentor((1, 4, 4), (1, 4, 4), c=c, key_channels=3, value_channels=value_channels)
     assert fa.key is not fa.value
-    assert fa.key.out_features == fa.value.out_features == fa.query.shape[1] == c_k
+    assert (fa.key.out_features, fa.value.out_features, fa.query.shape[1]) == (c_k, c_v, c_k)
     assert fa(features((1, 4, 4), c=c)).shape == (2, c, 1, 4, 4)

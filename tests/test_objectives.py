@@ -7,25 +7,27 @@ import numpy as np
 import pytest
 import torch
 
-from cleftcli.errors import UsageError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
-from cleftcli.model.objectives import (
-    OBJECTIVES,
+from cleftcli.model.losses import (
+    balanced_error,
     boundary_loss,
     consistency_loss,
-    objective,
+    dice_loss,
     weighted_cross_entropy,
 )
+from cleftcli.model.objectives import OBJECTIVES, objective
 
 VOXEL_SIZE = (40.0, 8.0, 8.0)
 LN2, LN3 = math.log(2), math.log(3)
 
-# every objective as it is, and once more for every switch it has
-VARIANTS = [(name, {}) for name in OBJECTIVES] + [
-    (name, {f.name: not f.default})
-    for name, cls in OBJECTIVES.items()
-    for f in dataclasses.fields(cls)
-    if isinstance(f.default, bool)
+# every objective that learns from clefts as it is, and once more for every switch that it has
+OF_CLEFTS = [name for name, cls in OBJECTIVES.items() if cls.targets]
+SWITCHES = {bool: lambda value: not value, float: lambda value: value + 1}
+VARIANTS = [(name, {}) for name in OF_CLEFTS] + [
+    (name, {f.name: SWITCHES[type(f.default)](f.default)})
+    for name in OF_CLEFTS
+    for f in dataclasses.fields(OBJECTIVES[name])
 ]
 
 
@@ -221,15 +223,15 @@ def test_nothing_known_costs_nothing(name, options):
     assert (output.grad == 0).all()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", OF_CLEFTS)
 def test_the_right_answer_costs_less(name):
     """An output that says what the truth says costs less than its opposite."""
     learned = objective(name)
     ids = some_ids()
-    right = torch.where(torch.from_numpy(ids == 7), 3.0, -3.0)[:, None]
+    right = torch.where(torch.from_numpy(ids == 7), 1.0, -1.0)[:, None]
     right = right.repeat(1, learned.channels, 1, 1, 1)
     targets = targets_of(learned, ids)
-    assert total(learned, right, targets) < 0.2 * total(learned, -right, targets)
+    assert total(learned, right, targets) < 0.3 * total(learned, -right, targets)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -245,10 +247,9 @@ def test_probability_is_one(name, options, dtype):
     assert learned.probability(certain).item() > 0.99
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", OF_CLEFTS)
 def test_objective_asks_for_targets_that_exist(name):
     """Its targets are rows of the table of targets."""
-    assert OBJECTIVES[name].targets
     assert set(OBJECTIVES[name].targets) <= TARGETS.keys()
 
 
@@ -271,3 +272,61 @@ def test_channels_and_targets_are_no_options():
     """What an objective is made of cannot be set from a config."""
     with pytest.raises(UsageError, match="channels"):
         objective("mask", {"channels": 3})
+
+
+def test_dice_by_hand():
+    """1 - 2 |p y| / (|p| + |y|) over the known voxels."""
+    logit = cube(LN3, -LN3, LN3, -LN3, -LN3, -LN3, -LN3, LN3)
+    mask = cube(1, 1, 0, 0, 0, 0, 0, 255)
+    both, predicted, true = 0.75 + 0.25, 2 * 0.75 + 5 * 0.25, 2
+    assert dice_loss(logit, mask).item() == pytest.approx(1 - 2 * both / (predicted + true))
+    parts = objective("mask", {"dice": 0.5}).loss(logit[:, None], {"mask": mask})
+    torch.testing.assert_close(parts["dice"], 0.5 * dice_loss(logit, mask))
+    assert list(objective("mask").loss(logit[:, None], {"mask": mask})) == ["mask"]
+
+
+def test_distance_by_hand():
+    """Both classes of each patch weigh a half: 2 of 8 voxels inside weigh 2, the others 2 / 3."""
+    distance = torch.cat([cube(0.5, 0.5, -1, -1, -1, -1, -1, -1), cube(*[-1.0] * 8)])
+    found = balanced_error(torch.zeros(2, 2, 2, 2), distance)
+    patches = 2 * 0.25 * 2 + 6 * 1 * 2 / 3, 8 / (2 * 0.95)
+    assert found.item() == pytest.approx(sum(patches) / 16)
+
+
+def test_the_surface_of_a_cleft_is_probability_one_half():
+    """The distance of 0 is 0.5; -1 and 1 are the ends, and what lies beyond them."""
+    levels = torch.tensor([-3.0, -1, -0.5, 0, 0.5, 1, 3]).reshape(1, 1, 1, 1, 7)
+    found = objective("distance").probability(levels)
+    assert found.flatten().tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_only_hidden_voxels_are_reconstructed():
+    """The loss is the mean squared error where the second channel says hidden."""
+    raw, guessed = cube(0, 0, 1, 1, 0, 0, 0, 0), cube(9, 9, 0, 1, 0, 0, 3, 9)
+    hidden = cube(0, 0, 1, 1, 0, 0, 1, 0)
+    learned = objective("reconstruction")
+    output = torch.stack([guessed, hidden], dim=1).requires_grad_()
+    loss = learned.loss(output, {"raw": raw[:, None]})["reconstruction"]
+    assert loss.item() == pytest.approx((1 + 0 + 9) / 3)
+    loss.backward()
+    assert (output.grad[:, 0] != 0).equal((hidden > 0) & (raw != guessed))
+    nothing = torch.stack([guessed, torch.zeros_like(hidden)], dim=1)
+    assert learned.loss(nothing, {"raw": raw[:, None]})["reconstruction"].item() == 0
+
+
+def test_patches_may_be_normalised_before():
+    """Raw is then guessed with mean 0 and variance 1 in each patch."""
+    raw = torch.rand(2, 4, 8, 6, generator=torch.Generator().manual_seed(0)) * 5
+    found = objective("reconstruction", {"normalise": [2, 4, 3]}).target(raw)
+    for z, y, x in np.ndindex(2, 2, 2):
+        patch = np.s_[:, 2 * z : 2 * z + 2, 4 * y : 4 * y + 4, 3 * x : 3 * x + 3]
+        mean = raw[patch].mean((1, 2, 3), keepdim=True)
+        expected = (raw[patch] - mean) / raw[patch].std((1, 2, 3), keepdim=True, correction=0)
+        torch.testing.assert_close(found[patch], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(objective("reconstruction").target(raw), raw)
+
+
+def test_a_masked_autoencoder_knows_no_clefts():
+    """It is no checkpoint to predict with, and says what to do."""
+    with pytest.raises(InputError, match="init_from"):
+        objective("reconstruction").probability(torch.zeros(1, 2, 1, 1, 1))

@@ -25,6 +25,7 @@ from cleftcli.cli import (
     export_cremi,
     info,
     make_labels,
+    networks,
     predict,
     segment,
     train,
@@ -97,6 +98,7 @@ app.command("info")(info.main)
 app.command("convert")(convert.main)
 app.command("make-labels")(make_labels.main)
 app.command("train")(train.main)
+app.command("networks")(networks.main)
 app.command("predict")(predict.main)
 app.command("segment")(segment.main)
 app.command("evaluate")(evaluate.main)

@@ -91,6 +91,21 @@ def table(rows: list[tuple[str, object]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {_value(value)}" for name, value in rows)
 
 
+def columns(rows: list[dict[str, Any]]) -> str:
+    """Rows under their names; numbers to the right."""
+    cells = [list(rows[0])] + [[_value(v) for v in row.values()] for row in rows]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(cells[0]))]
+    right = [isinstance(v, (int, float)) for v in rows[0].values()]
+    lines = (
+        "  ".join(
+            text.rjust(width) if side else text.ljust(width)
+            for text, width, side in zip(row, widths, right, strict=True)
+        )
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"

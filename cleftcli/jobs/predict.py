@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cleftcli.errors import UsageError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import BlockPlan, Zyx, fit_block, fit_chunk, parse_roi
 from cleftcli.inspection import (
     Missing,
@@ -28,6 +28,7 @@ from cleftcli.model import checkpoint
 from cleftcli.model.checkpoint import Checkpoint
 from cleftcli.model.device import choose_device, choose_precision, cores
 from cleftcli.model.inference import BLENDS
+from cleftcli.model.objectives import NO_CLEFTS
 from cleftcli.prediction import PredictBlock, Tiling, tile_grid
 from cleftcli.resumable import (
     BLOCK_VOXELS,
@@ -179,6 +180,8 @@ def plan(settings: Settings) -> Plan:
     """
     path = settings.checkpoint or default_checkpoint()
     found, _ = checkpoint.load(path)
+    if not found.new_objective().targets:
+        raise InputError(f"{path}: {NO_CLEFTS}")
     volume = open_volume(settings.volume, reading=settings.reading)
     check_voxel_size(volume, found.voxel_size, any_size=settings.any_voxel_size)
     if settings.dtype not in DTYPES:

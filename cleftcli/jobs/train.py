@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cleftcli import __version__
+from cleftcli.augment import reach
 from cleftcli.config import Config, Region, load
 from cleftcli.errors import ConflictError, InputError, UsageError
 from cleftcli.foreground import Foreground, read_foreground
@@ -25,11 +27,12 @@ from cleftcli.metrics import cremi_score, scores
 from cleftcli.model.checkpoint import Checkpoint, save
 from cleftcli.model.device import choose_precision
 from cleftcli.model.inference import Predictor
-from cleftcli.model.objectives import objective
+from cleftcli.model.objectives import Reconstruction, objective
+from cleftcli.pictures import reconstruction
 from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
 from cleftcli.sampling import Batches, Source, loader, open_source
 from cleftcli.scoring import Pair, best_candidate, sweep
-from cleftcli.training import Run, load_state, new_run, save_state, update
+from cleftcli.training import Run, load_state, new_run, resolved, save_state, update
 from cleftcli.volumes import Nm, Reading, in_memory
 from cleftcli.volumes.intensity import intensity_range
 
@@ -54,19 +57,22 @@ def train(
         InputError: data cannot be used, or there is nothing to resume.
         SystemExit: 130 or 143 after a signal; the state is saved.
     """
-    config = load(config_path)
-    patch = zyx(config.network.input_shape)
-    sources = _sources(config_path.parent, config.data.train, patch)
-    held_out = _sources(config_path.parent, config.data.validate_on, None)
-    _refuse_overlap(sources, held_out)
+    config, base = resolved(load(config_path)), config_path.parent
+    _check_regions(config)
+    sources = _sources(base, config.data.train, zyx(config.network.input_shape))
+    held_out = _sources(base, config.data.validate_on, None)
+    _refuse_overlap(sources, held_out, config.augment)
     _prepare_folder(config_path, folder, resume=resume)
     inputs = _inspect((*sources, *held_out), config.data.missing)
-    run = new_run(config, folder, device)
+    start = config.training.init_from
+    run = new_run(config, folder, device, init_from=Path(_place(base, start)) if start else None)
     if resume:
         load_state(run)
     data = _trained_on(sources)
     _loop(run, _batches(config, sources), data, report)
     chosen = _choose_threshold(run, held_out) if held_out else {}
+    if isinstance(run.objective, Reconstruction):
+        _show_reconstruction(run, run.objective, _batches(config, sources)[run.step], data)
     path = _save_checkpoint(run, data, chosen)
     return {
         "checkpoint": str(path),
@@ -77,16 +83,33 @@ def train(
     }
 
 
-def _sources(base: Path, regions: list[Region], patch: Zyx | None) -> tuple[Source, ...]:
-    def place(address: str) -> str:
-        return address if "://" in address else str(base / address)
+def _check_regions(config: Config) -> None:
+    """Refuse regions that the objective cannot use.
 
-    return tuple(
-        open_source(
-            place(r.raw), place(r.clefts), r.roi, patch, Reading(r.voxel_size, r.axes, r.channel)
-        )
-        for r in regions
-    )
+    Raises:
+        UsageError: clefts are missing where they are learned, or nothing can be validated.
+    """
+    learned = objective(config.objective.name, config.objective.options)
+    regions = [*config.data.train, *config.data.validate_on]
+    bare = [r.raw for r in regions if r.clefts is None]
+    if learned.targets and bare:
+        raise UsageError(f"objective {config.objective.name} needs clefts; {bare[0]} has none")
+    if not learned.targets and config.data.validate_on:
+        raise UsageError("data.validate chooses a threshold; reconstruction has none")
+
+
+def _sources(base: Path, regions: list[Region], patch: Zyx | None) -> tuple[Source, ...]:
+    def open_region(r: Region) -> Source:
+        clefts = None if r.clefts is None else _place(base, r.clefts)
+        reading = Reading(r.voxel_size, r.axes, r.channel)
+        return open_source(_place(base, r.raw), clefts, r.roi, patch, reading)
+
+    return tuple(open_region(r) for r in regions)
+
+
+def _place(base: Path, address: str) -> str:
+    """An address in a config starts at the config's folder."""
+    return address if "://" in address else str(base / address)
 
 
 def _inspect(sources: tuple[Source, ...], missing: Missing) -> list[dict[str, Any]]:
@@ -118,12 +141,21 @@ def _trained_on(sources: tuple[Source, ...]) -> TrainedOn:
     return TrainedOn(sources[0].voxel_size, mean)
 
 
-def _refuse_overlap(train: tuple[Source, ...], held_out: tuple[Source, ...]) -> None:
+def _refuse_overlap(
+    train: tuple[Source, ...], held_out: tuple[Source, ...], augment: dict[str, Any]
+) -> None:
+    """Refuse a held-out region that training would see, be it by what `augment` displaces.
+
+    Raises:
+        UsageError: both regions and how far patches reach are named.
+    """
     for a in train:
+        around = reach(augment, a.voxel_size)
         for b in held_out:
-            if a.raw == b.raw and a.roi.intersect(b.roi).size:
+            if a.raw == b.raw and a.roi.grow(around).intersect(b.roi).size:
                 raise UsageError(
-                    f"data.validate: {b.roi} of {b.raw} overlaps the training region {a.roi}"
+                    f"data.validate: {b.roi} of {b.raw} overlaps the training region {a.roi}, "
+                    f"out of which augmentation reaches by {around} voxels"
                 )
 
 
@@ -140,13 +172,14 @@ def _prepare_folder(config_path: Path, folder: Path, *, resume: bool) -> None:
 
 
 def _batches(config: Config, sources: tuple[Source, ...]) -> Batches:
+    learned = objective(config.objective.name, config.objective.options)
     return Batches(
         sources=sources,
         input_shape=zyx(config.network.input_shape),
-        targets=objective(config.objective.name).targets,
+        targets=learned.targets,
         batch_size=config.training.batch_size,
         seed=config.seed,
-        min_cleft_voxels=config.training.min_cleft_voxels,
+        min_cleft_voxels=config.training.min_cleft_voxels if learned.targets else 0,
         reject_probability=config.training.reject_probability,
         augment=config.augment,
         scale=config.objective.scale,
@@ -227,6 +260,20 @@ def _choose_threshold(run: Run, held_out: tuple[Source, ...]) -> dict[str, Any]:
     found = [scores(c.comparison) for rows in compared for c in rows if c.threshold == threshold]
     regions = [{"raw": s.raw.split("/")[-1], "roi": str(s.roi)} for s in held_out]
     return {"threshold": threshold, "scores": found or [{}], "regions": regions}
+
+
+def _show_reconstruction(
+    run: Run, learned: Reconstruction, batch: dict[str, Tensor], data: TrainedOn
+) -> None:
+    """A picture of what the network makes of a patch that it did not train on as it is."""
+    run.network.load_state_dict(run.average)
+    raw = batch["raw"][:1].to(run.device)
+    with torch.inference_mode():
+        guessed, hidden = run.network.eval()(raw)[0].float()
+    restored = learned.restore(guessed[None], raw[:, 0])[0]
+    levels = (t.cpu().numpy() for t in (raw[0, 0], hidden > 0, restored))
+    path = run.folder / "reconstruction.png"
+    reconstruction(path, *levels, nm_per_voxel=data.voxel_size[2])
 
 
 def _held_out_pair(predictor: Predictor, source: Source, config: Config) -> Pair:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cleftcli.errors import ResourceError
 from cleftcli.geometry import Roi, Zyx
@@ -68,8 +69,23 @@ def load_predictor(
     """The predictor of a checkpoint, made once per process."""
     torch.set_num_threads(threads)
     found, network = checkpoint.restore(path)
+    network = fold_batch_norms(network)
     network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Predictor(network, found.new_objective(), device, precision, batch_size)
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """The network in evaluation mode, each batch norm folded into the convolution before it.
+
+    Changed in place and returned; the same function but for rounding.
+    """
+    for module in network.eval().modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for n, (first, second) in enumerate(itertools.pairwise(list(module))):
+            if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
+                module[n], module[n + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+    return network
 
 
 def predict_box(

@@ -50,9 +50,33 @@ class Pointwise(nn.Linear):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def conv_residual(c_in: int, c_out: int) -> nn.Sequential:
-    """The paper's block less its feature augmentor: convolution block, then residual block."""
+def conv_residual(c_in: int, c_out: int, _level: int = 0) -> nn.Sequential:
+    """CleftNet's block less its feature augmentor: convolution block, then residual block."""
     return nn.Sequential(ConvBlock(c_in, c_out), ResidualBlock(c_out))
+
+
+def double_conv(c_in: int, c_out: int, _level: int = 0) -> nn.Sequential:
+    """U-Net's block: two convolution blocks."""
+    return nn.Sequential(ConvBlock(c_in, c_out), ConvBlock(c_out, c_out))
+
+
+def max_pool(_c: int, larger: Zyx, smaller: Zyx) -> nn.Module:
+    """The largest of each window."""
+    return nn.MaxPool3d(factor(larger, smaller))
+
+
+def deconvolution(c: int, smaller: Zyx, larger: Zyx) -> nn.Module:
+    """A transposed convolution whose windows do not overlap; channels stay."""
+    scale = factor(larger, smaller)
+    return nn.ConvTranspose3d(c, c, scale, scale)
+
+
+class Skip(nn.Module):
+    """A skip connection that changes nothing."""
+
+    def forward(self, skip: Tensor, _below: Tensor) -> Tensor:
+        """The skip."""
+        return skip
 
 
 def level_shapes(input_shape: Zyx, levels: int) -> list[Zyx]:

@@ -1,8 +1,7 @@
 """What a network is taught and how its output is read: targets, loss, probability.
 
-An objective works with every network; CleftNet's label augmentor is `mask_and_boundary`.
-Losses are means over the known voxels (a sum would tie the step size to the tile size), in
-float32 whatever the network computes in.
+An objective works with every network, but for `reconstruction`, which is that of `mae`. CleftNet's
+label augmentor is `mask_and_boundary`. Losses are in float32 whatever the network computes in.
 """
 
 from __future__ import annotations
@@ -13,12 +12,22 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from cleftcli.errors import UsageError
+from cleftcli.errors import InputError, UsageError
+from cleftcli.geometry import Zyx, zyx
+from cleftcli.model.losses import (
+    TINY,
+    balanced_error,
+    boundary_loss,
+    consistency_loss,
+    dice_loss,
+    weighted_cross_entropy,
+)
+from cleftcli.model.transformer import patchify, unpatchify
 
-CLASS_SHARE = (0.05, 0.95)  # Heinrich et al. 2018: no class weighs more than 19 times the other
-TINY = 1e-6
+NO_CLEFTS = (
+    "a masked autoencoder knows no clefts; fine-tune network vit from it (training.init_from)"
+)
 
 
 class Objective(Protocol):
@@ -27,26 +36,39 @@ class Objective(Protocol):
     channels: ClassVar[int]
     targets: ClassVar[tuple[str, ...]]
 
-    def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Named parts; their sum is minimised. output (n, c, z, y, x), targets (n, z, y, x)."""
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named parts; their sum is minimised.
+
+        Args:
+            output: (n, channels, z, y, x).
+            batch: each target (n, z, y, x), and `raw` (n, 1, z, y, x) in [-1, 1].
+        """
 
     def probability(self, output: Tensor) -> Tensor:
-        """(n, z, y, x) float32 in [0, 1]."""
+        """(n, z, y, x) float32 in [0, 1].
+
+        Raises:
+            InputError: what was learned says nothing of clefts.
+        """
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Weighted binary cross-entropy on the mask.
+    """Weighted binary cross-entropy on the mask, and `dice` times the Dice loss.
 
-    Source: Liu & Ji 2021, eq. 7. Deviation: a mean; the weight is clipped to CLASS_SHARE.
+    Source: Liu & Ji 2021, eq. 7. Deviation: a mean; the weight is clipped to CLASS_SHARE; Dice,
+    which today's practice adds, is an option.
     """
 
     channels: ClassVar[int] = 1
     targets: ClassVar[tuple[str, ...]] = ("mask",)
+    dice: float = 0.0
 
-    def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{"mask": scalar}."""
-        return {"mask": weighted_cross_entropy(output[:, 0].float(), targets["mask"])}
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{"mask"} and, where it counts, {"dice"}: scalars, already weighted."""
+        logit, mask = output[:, 0].float(), batch["mask"]
+        parts = {"mask": weighted_cross_entropy(logit, mask)}
+        return parts | ({"dice": self.dice * dice_loss(logit, mask)} if self.dice else {})
 
     def probability(self, output: Tensor) -> Tensor:
         """Sigmoid of the only channel."""
@@ -73,14 +95,14 @@ class MaskAndBoundary:
     consistency: float = 0.2
     literal: bool = False
 
-    def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"mask", "boundary", "consistency"}: scalars, already weighted."""
         logit, edge = output[:, 0].float(), output[:, 1].float().tanh()
-        distance = targets["tanh-distance"]
+        distance = batch["tanh-distance"]
         boundary = boundary_loss(edge, distance, literal=self.literal)
         consistency = consistency_loss(logit, edge, distance, literal=self.literal)
         return {
-            "mask": weighted_cross_entropy(logit, targets["mask"]),
+            "mask": weighted_cross_entropy(logit, batch["mask"]),
             "boundary": self.boundary * boundary,
             "consistency": self.consistency * consistency,
         }
@@ -90,63 +112,84 @@ class MaskAndBoundary:
         return output[:, 0].float().sigmoid()
 
 
-def weighted_cross_entropy(logit: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 7: -[b y log p + (1 - b)(1 - y) log(1 - p)], b the share of zeros; a mean.
+@dataclass(frozen=True)
+class Distance:
+    """Squared error of the signed tanh distance, both classes weighing the same in each patch.
+
+    The only channel is the distance as it is, without activation; 0 is the surface of a cleft.
+
+    Source: Heinrich et al. 2018 and the authors' code.
+    """
+
+    channels: ClassVar[int] = 1
+    targets: ClassVar[tuple[str, ...]] = ("signed-distance",)
+
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{"distance": scalar}."""
+        return {"distance": balanced_error(output[:, 0].float(), batch["signed-distance"])}
+
+    def probability(self, output: Tensor) -> Tensor:
+        """-1 becomes 0, the surface 0.5, 1 becomes 1."""
+        return (output[:, 0].float().clamp(-1, 1) + 1) / 2
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Squared error of raw where network `mae` could not see it.
 
     Args:
-        logit: any shape.
-        mask: same shape; 0, 1, or more where unknown.
+        normalise: zyx of the patches in each of which raw is first brought to mean 0 and
+            variance 1; None leaves it as it is.
+
+    Source: He et al. 2022; Cheng et al. 2023, who normalise.
     """
-    known = mask <= 1
-    y = mask[known].float()
-    share = (1 - y).mean().nan_to_num().clamp(*CLASS_SHARE)
-    weight = torch.where(y > 0, share, 1 - share)
-    terms = functional.binary_cross_entropy_with_logits(logit[known], y, weight, reduction="sum")
-    return terms / max(y.numel(), 1)
+
+    channels: ClassVar[int] = 2
+    targets: ClassVar[tuple[str, ...]] = ()
+    normalise: Zyx | None = None
+
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{"reconstruction": scalar}, a mean over hidden voxels."""
+        guessed, hidden = output.float().unbind(1)
+        error = (guessed - self.target(batch["raw"][:, 0].float())) ** 2
+        return {"reconstruction": (error * hidden).sum() / hidden.sum().clamp(min=1)}
+
+    def target(self, raw: Tensor) -> Tensor:
+        """What is to be guessed of raw (n, z, y, x)."""
+        mean, deviation = self._moments(raw)
+        return (raw - mean) / deviation
+
+    def restore(self, guessed: Tensor, raw: Tensor) -> Tensor:
+        """A guess in the levels of raw, to be looked at; the inverse of `target`."""
+        mean, deviation = self._moments(raw)
+        return guessed * deviation + mean
+
+    def _moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the patch that a voxel is in."""
+        if self.normalise is None:
+            return torch.zeros_like(raw), torch.ones_like(raw)
+        patch = zyx(self.normalise)
+        grid = zyx([n // p for n, p in zip(raw.shape[1:], patch, strict=True)])
+        patches = patchify(raw, patch)
+        variance, mean = torch.var_mean(patches, dim=2, keepdim=True, correction=0)
+        spread = [t.expand_as(patches) for t in (mean, (variance + TINY).sqrt())]
+        mean, deviation = (unpatchify(t, grid, patch) for t in spread)
+        return mean, deviation
+
+    def probability(self, output: Tensor) -> Tensor:  # noqa: ARG002
+        """There is none.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(NO_CLEFTS)
 
 
-def boundary_loss(edge: Tensor, distance: Tensor, *, literal: bool) -> Tensor:
-    """Eq. 8: weighted squared error of the boundary label; a mean.
-
-    Args:
-        edge: predicted, in (-1, 1).
-        distance: the label, in [-1, 1]; NaN where unknown.
-        literal: positives weigh their own share, as printed, instead of that of the others.
-    """
-    known = ~distance.isnan()
-    y = distance[known]
-    inside = y > 0
-    share = (~inside).float().mean().nan_to_num().clamp(*CLASS_SHARE)
-    of_inside = 1 - share if literal else share
-    weight = torch.where(inside, of_inside, 1 - of_inside)
-    return (weight * (edge[known] - y) ** 2).sum() / max(y.numel(), 1)
-
-
-def consistency_loss(logit: Tensor, edge: Tensor, distance: Tensor, *, literal: bool) -> Tensor:
-    """Eq. 9: where mask and boundary disagree; a mean.
-
-    Inside clefts -(1 - p) log edge; outside -|edge| log(1 - p), so that a mask is penalised where
-    the boundary says outside.
-
-    Args:
-        logit: of the mask; p is its sigmoid.
-        edge: predicted boundary label, in (-1, 1).
-        distance: its label, whose sign says inside or outside; NaN where unknown.
-        literal: as printed: inside is where edge > 0, and the second term has log p. Background
-            then lowers the loss by being called cleft: see docs/papers.md.
-    """
-    known = ~distance.isnan()
-    logit, edge = logit[known], edge[known]
-    inside = edge > 0 if literal else distance[known] > 0
-    log_p = functional.logsigmoid(logit if literal else -logit)
-    agree_inside = -(1 - logit.sigmoid()) * edge.clamp(min=TINY).log()
-    agree_outside = -edge.abs() * log_p
-    return torch.where(inside, agree_inside, agree_outside).sum() / max(edge.numel(), 1)
-
-
-OBJECTIVES: dict[str, type[Mask] | type[MaskAndBoundary]] = {
+OBJECTIVES: dict[str, type[Mask | MaskAndBoundary | Distance | Reconstruction]] = {
     "mask": Mask,
     "mask_and_boundary": MaskAndBoundary,
+    "distance": Distance,
+    "reconstruction": Reconstruction,
 }
 
 
