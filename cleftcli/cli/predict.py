@@ -34,7 +34,7 @@ OverlapOption = Annotated[
 ]
 BlendOption = Annotated[str, typer.Option(help="bump, or none: tiles stacked as in the paper.")]
 BlockOption = Annotated[str | None, typer.Option(help="Voxels z,y,x of a unit of work.")]
-BatchOption = Annotated[int | None, typer.Option(min=1, help="Tiles at once. Default: 1, GPU 8.")]
+BatchOption = Annotated[int | None, typer.Option(min=1, help="Tiles at once. Default: 2, GPU 8.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 DtypeOption = Annotated[str, typer.Option(help="uint8 (0..255 is 0..1) or float32.")]
 RangeOption = Annotated[

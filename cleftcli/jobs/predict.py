@@ -26,7 +26,7 @@ from cleftcli.inspection import (
 )
 from cleftcli.model import checkpoint
 from cleftcli.model.checkpoint import Checkpoint
-from cleftcli.model.device import choose_device, choose_precision, cores
+from cleftcli.model.device import choose_device, choose_precision, cores, tiles_at_once
 from cleftcli.model.inference import BLENDS
 from cleftcli.model.objectives import NO_CLEFTS
 from cleftcli.prediction import PredictBlock, Tiling, tile_grid
@@ -205,7 +205,7 @@ def plan(settings: Settings) -> Plan:
         checkpoint_path=path.resolve(),
         device=str(device),
         precision=choose_precision(settings.precision, device),
-        batch_size=settings.batch_size or (1 if device.type == "cpu" else 8),
+        batch_size=settings.batch_size or tiles_at_once(device),
         threads=max(cores() // settings.workers, 1),
         tiling=tiling,
         black_white=black_white,

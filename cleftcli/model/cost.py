@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cleftcli.geometry import Zyx
 from cleftcli.model import build
-from cleftcli.model.device import autocast
+from cleftcli.model.device import autocast, tiles_at_once
 from cleftcli.model.inference import fold_batch_norms
 
 REPEATS = 3
-PATIENCE_S = 10.0  # a tile that takes longer is run once
+PATIENCE_S = 10.0  # tiles that take longer are run once
 
 
 class Size(NamedTuple):
@@ -37,7 +37,9 @@ class Size(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Wall time of one tile in seconds, and the memory at its height in MB beside the weights.
+    """Wall time of one tile in seconds, and the memory at the height in MB beside the weights.
+
+    Tiles are run as many at once as prediction does.
 
     Memory is None where the system does not tell.
     """
@@ -78,7 +80,7 @@ def size(asked: Asked) -> Size:
 
 
 def measure(asked: Asked, device: torch.device, *, precision: str, threads: int) -> Cost:
-    """Run one tile with fresh weights, in a process of its own, in the form that predicts."""
+    """Run tiles with fresh weights, in a process of its own, in the form that predicts."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(_measure, asked, device, precision, threads).result()
 
@@ -89,20 +91,21 @@ def _measure(asked: Asked, device: torch.device, precision: str, threads: int) -
         device,
         memory_format=torch.channels_last_3d,  # type: ignore[call-overload]
     )
-    tile = torch.zeros(1, 1, *asked.input_shape, device=device)
-    tile = tile.contiguous(memory_format=torch.channels_last_3d)
+    count = tiles_at_once(device)
+    tiles = torch.zeros(count, 1, *asked.input_shape, device=device)
+    tiles = tiles.contiguous(memory_format=torch.channels_last_3d)
     before = _held(device)
     times: list[float] = []
     with torch.inference_mode(), autocast(device, precision):
         while len(times) <= REPEATS and sum(times) < PATIENCE_S:
             start = time.perf_counter()
-            network(tile)
+            network(tiles)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
     height = _height(device)
     memory = None if before is None or height is None else height - before
-    return Cost(statistics.median(times[1:] or times), memory)
+    return Cost(statistics.median(times[1:] or times) / count, memory)
 
 
 def _held(device: torch.device) -> float | None:

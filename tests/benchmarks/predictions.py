@@ -7,7 +7,7 @@ import torch
 from timing import pair
 
 from cleftcli.jobs.predict import Settings, plan, predict
-from cleftcli.model.device import cores
+from cleftcli.model.device import cores, tiles_at_once
 from cleftcli.model.inference import load_predictor
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume
@@ -35,11 +35,11 @@ def prediction_against_bare_network(folder: Path) -> dict[str, float]:
         planned.process.checkpoint_path,
         device=torch.device("cpu"),
         precision=planned.process.precision,
-        batch_size=1,
+        batch_size=tiles_at_once(torch.device("cpu")),
         threads=cores(),
     )
     tile = np.zeros(planned.checkpoint.input_shape, np.float32)
-    predictor.probabilities([tile])
+    predictor.probabilities([tile] * predictor.batch_size)
     tiles = int(planned.summary()["tiles"])
     counter = iter(range(1, 10**6))
 
@@ -49,8 +49,8 @@ def prediction_against_bare_network(folder: Path) -> dict[str, float]:
         predict(again, overwrite=False, report=lambda *_: None)
 
     def theirs() -> None:
-        for _ in range(tiles):
-            predictor.probabilities([tile])
+        for _ in range(-(-tiles // predictor.batch_size)):
+            predictor.probabilities([tile] * predictor.batch_size)
 
     return {**pair(ours, theirs), "tiles": tiles}
 
