@@ -34,13 +34,15 @@ class Region(Table):
     voxel_size: tuple[Edge, Edge, Edge] | None = None  # nm, where the store does not say
     axes: str | None = None  # of raw as stored, e.g. "czyx", instead of what the store says
     channel: int | None = Field(default=None, ge=0)  # of raw, of several
+    weight: float | None = Field(default=None, gt=0)  # of patches drawn; else as many as fit
 
 
 class Data(Table):
-    """What to learn from, and what to choose the threshold on."""
+    """What to learn from, what to choose checkpoint and threshold on, and what to report once."""
 
     train: list[Region] = Field(min_length=1)
     validate_on: list[Region] = Field(default_factory=list, alias="validate")
+    test: list[Region] = Field(default_factory=list)  # scored once, at the end
     licence: str = ""  # carried into the checkpoint
     missing: Literal["fill", "error"] = "fill"  # chunks that are not stored: read as 0, or refuse
 
@@ -67,7 +69,8 @@ class Training(Table):
     """The loop. Defaults are the paper's (section IV-C) but for `steps`; see docs/papers.md."""
 
     steps: int = Field(default=100_000, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1)  # over all processes
+    accumulate: int = Field(default=1, ge=1)  # batches a step
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     cosine: bool = False  # let the learning rate fall to 0 along half a cosine
@@ -79,6 +82,8 @@ class Training(Table):
     precision: str = "auto"
     init_from: str | None = None  # checkpoint to take weights of the same name and shape from
     save_every: int = Field(default=500, ge=1)
+    keep: int = Field(default=2, ge=0)  # checkpoints of earlier saves, beside the best
+    validate_every: int = Field(default=5000, ge=1)  # and at the end
     workers: int = Field(default=1, ge=0)
 
 

@@ -45,6 +45,28 @@ def montage(
     _sheet(path, columns, rows, sections, nm_per_voxel)
 
 
+def overlay(
+    path: Path,
+    raw: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    *,
+    sections: Sequence[int],
+    nm_per_voxel: float,
+) -> None:
+    """Write a PNG: a row for each section; columns raw, and raw with the clefts in colour.
+
+    Args:
+        path: of the PNG.
+        raw: of each section (y, x) float in [0, 1].
+        truth: of each section (y, x) bool.
+        sections: their z.
+        nm_per_voxel: along x, for the scale bar.
+    """
+    greys = [_rgb((section * 255).astype(np.uint8)) for section in raw]
+    rows = [[g, _tint(g, t.astype(float), TRUE)] for g, t in zip(greys, truth, strict=True)]
+    _sheet(path, ("raw", "clefts"), rows, sections, nm_per_voxel)
+
+
 def reconstruction(
     path: Path, raw: np.ndarray, hidden: np.ndarray, guessed: np.ndarray, *, nm_per_voxel: float
 ) -> None:

@@ -7,7 +7,7 @@ pipeline, and their targets computed with the context that makes them exact.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class Source:
     roi: Roi
     voxel_size: Nm
     reading: Reading = AS_STORED  # of raw
+    weight: float | None = None  # of patches drawn from here; None is how many fit
 
     def volumes(self) -> tuple[Volume, Volume]:
         """Raw and cleft ids."""
@@ -43,7 +44,13 @@ class Source:
 
 
 def open_source(
-    raw: str, clefts: str | None, roi: str | None, patch: Zyx | None, reading: Reading = AS_STORED
+    raw: str,
+    clefts: str | None,
+    roi: str | None,
+    patch: Zyx | None,
+    reading: Reading = AS_STORED,
+    *,
+    weight: float | None = None,
 ) -> Source:
     """A source, once raw and ids are seen to fit each other, and a patch if it is drawn from.
 
@@ -64,7 +71,7 @@ def open_source(
     box = parse_roi(roi, image.shape) if roi else image.roi
     if patch is not None and any(n < t for n, t in zip(box.shape, patch, strict=True)):
         raise InputError(f"{raw}: the region {box} is smaller than a patch of {patch}")
-    return Source(raw, clefts, box, size, reading)
+    return Source(raw, clefts, box, size, reading, weight)
 
 
 @functools.lru_cache(maxsize=32)
@@ -112,6 +119,8 @@ class VolumeSource(gp.BatchProvider):
 class Batches(Dataset[dict[str, torch.Tensor]]):
     """Batch i of a run: raw (n, 1, z, y, x) float32 in [-1, 1], each target (n, z, y, x).
 
+    Of `count` processes that share a batch, number `rank` gets every count-th patch of it.
+
     A patch with fewer than `min_cleft_voxels` is drawn again with `reject_probability`
     (Liu & Ji 2021, IV-C). Patches lie within their region, but what `augment` displaces may come
     from as far outside of it as `augment.reach` says.
@@ -130,8 +139,14 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
     augment: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
     unit: str | None = None
+    rank: int = 0
+    count: int = 1
 
     def __post_init__(self) -> None:
+        if self.batch_size % self.count:
+            raise UsageError(
+                f"training.batch_size {self.batch_size} cannot be shared by {self.count} processes"
+            )
         _, height, width = self.input_shape
         turned = any(isinstance(a, Rotate) and a.probability for a in self.chosen)
         if turned and height != width:
@@ -146,12 +161,20 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         return choose(self.augment)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        seeds = [np.random.SeedSequence([self.seed, index, k]) for k in range(self.batch_size)]
-        patches = [self._patch(s) for s in seeds]
+        patches = [self._patch(random) for random in self._lots(index)]
         return {name: torch.from_numpy(np.stack([p[name] for p in patches])) for name in patches[0]}
 
-    def _patch(self, seeds: np.random.SeedSequence) -> dict[str, np.ndarray]:
-        random = np.random.default_rng(seeds)
+    def places(self, index: int) -> list[dict[str, str]]:
+        """Where the patches of a batch are from, before augmentation."""
+        drawn = (self.draw(random) for random in self._lots(index))
+        return [{"raw": source.raw, "roi": str(roi)} for source, roi in drawn]
+
+    def _lots(self, index: int) -> Iterator[np.random.Generator]:
+        """A generator for each patch of this process."""
+        for k in range(self.rank, self.batch_size, self.count):
+            yield np.random.default_rng(np.random.SeedSequence([self.seed, index, k]))
+
+    def _patch(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         source, roi = self.draw(random)
         wide = roi.grow(self._context(source))
         request = gp.BatchRequest(random_seed=int(random.integers(2**31)))
@@ -162,12 +185,13 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         return {"raw": raw[None], **self._targets(source, batch[CLEFTS].data, roi, wide)}
 
     def draw(self, random: np.random.Generator) -> tuple[Source, Roi]:
-        """A patch's place: uniform over all positions, less those rejected for want of clefts."""
+        """A patch's place: a region by its weight, a position in it, unless it lacks clefts."""
         rooms = [
             zyx([n - t + 1 for n, t in zip(s.roi.shape, self.input_shape, strict=True)])
             for s in self.sources
         ]
-        weights = np.asarray([np.prod(room) for room in rooms], float)
+        fitting = zip(self.sources, rooms, strict=True)
+        weights = np.asarray([s.weight or np.prod(room) for s, room in fitting], float)
         for _ in range(MOST_DRAWS):
             chosen = random.choice(len(rooms), p=weights / weights.sum())
             source = self.sources[chosen]

@@ -5,11 +5,13 @@ Knows batches as tensors; where they come from is `sampling`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,11 @@ from cleftcli.model import build, preset
 from cleftcli.model.checkpoint import load, read_tensors, write_tensors
 from cleftcli.model.device import autocast, choose_device, choose_precision, cores
 from cleftcli.model.objectives import Objective, objective
+from cleftcli.replicas import Replica
 
 log = logging.getLogger(__name__)
 
+ALONE = Replica()
 LEAST_SHARE = 0.1  # of a checkpoint's weights, or it is another network's
 
 
@@ -46,7 +50,14 @@ class Run:
     average: dict[str, Tensor]  # moving average of the weights: what the checkpoint holds
     device: torch.device
     precision: str
+    replica: Replica = ALONE
     step: int = 0
+    best: dict[str, Any] = field(default_factory=dict)  # the held-out scores of the best so far
+
+    @functools.cached_property
+    def shared(self) -> nn.Module:
+        """The network as it is called in training."""
+        return self.replica.share(self.network)
 
 
 def resolved(config: Config) -> Config:
@@ -66,7 +77,12 @@ def resolved(config: Config) -> Config:
 
 
 def new_run(
-    config: Config, folder: Path, device_name: str, *, init_from: Path | None = None
+    config: Config,
+    folder: Path,
+    device_name: str,
+    *,
+    init_from: Path | None = None,
+    replica: Replica = ALONE,
 ) -> Run:
     """A run at step 0, its weights drawn with the config's seed, or those of a checkpoint.
 
@@ -76,7 +92,7 @@ def new_run(
     """
     torch.manual_seed(config.seed)
     torch.set_num_threads(cores())
-    device = choose_device(device_name)
+    device = choose_device(replica.device(device_name))
     learned = objective(config.objective.name, config.objective.options)
     network = build(
         config.network.name,
@@ -94,7 +110,7 @@ def new_run(
     )
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     precision = choose_precision(config.training.precision, device, training=True)
-    return Run(config, folder, network, learned, optimizer, average, device, precision)
+    return Run(config, folder, network, learned, optimizer, average, device, precision, replica)
 
 
 def initialise(network: nn.Module, path: Path) -> str:
@@ -126,36 +142,40 @@ def _parts(names: Iterable[str]) -> str:
     return ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
 
 
-def update(run: Run, batch: dict[str, Tensor]) -> dict[str, float]:
-    """One step of the optimiser; the loss before it and its parts.
+def update(run: Run, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """One step of the optimiser; the mean loss of the batches before it, its parts, and the rate.
 
     Raises:
         NotFinite: the loss is NaN or infinite; the weights are as they were.
     """
-    training = run.config.training
+    training, rate = run.config.training, learning_rate(run.config, run.step)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.config, run.step)
+        group["lr"] = rate
     # what a network draws by lot depends on the step alone, so that a resumed run draws the same
-    torch.manual_seed(_seed(run.config.seed, run.step))
-    batch = {k: v.to(run.device) for k, v in batch.items()}
-    raw = batch["raw"].contiguous(memory_format=torch.channels_last_3d)
-    with autocast(run.device, run.precision):
-        output = run.network(raw)
-    parts = run.objective.loss(output, batch)
-    loss = torch.stack(list(parts.values())).sum()
-    if not torch.isfinite(loss):
-        raise NotFinite(
-            f"the loss is {loss.item()} at step {run.step}; {run.folder} keeps the state before. "
-            f"Batch {run.step} of seed {run.config.seed} did it"
-        )
+    torch.manual_seed(_seed(run.config.seed, run.step, run.replica.rank))
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    seen = [_backward(run, batch, len(batches)) for batch in batches]
     if training.gradient_clip is not None:
         nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip)
     run.optimizer.step()
     run.step += 1
     _follow(run.average, run.network, training.average, run.step)
-    return {"loss": loss.item(), **{k: v.item() for k, v in parts.items()}}
+    means = {name: sum(parts[name] for parts in seen) / len(seen) for name in seen[0]}
+    return {"loss": sum(means.values()), **means, "learning_rate": rate}
+
+
+def _backward(run: Run, batch: Mapping[str, Tensor], count: int) -> dict[str, float]:
+    """Add a batch's gradients, of `count` batches; returns the parts of its loss."""
+    batch = {k: v.to(run.device) for k, v in batch.items()}
+    raw = batch["raw"].contiguous(memory_format=torch.channels_last_3d)
+    with autocast(run.device, run.precision):
+        output = run.shared(raw)
+    parts = run.objective.loss(output, batch)
+    loss = torch.stack(list(parts.values())).sum()
+    if not torch.isfinite(loss):
+        raise NotFinite(f"the loss is {loss.item()} at step {run.step} (seed {run.config.seed})")
+    (loss / count).backward()  # type: ignore[no-untyped-call]
+    return {name: part.item() for name, part in parts.items()}
 
 
 def _seed(*numbers: int) -> int:
@@ -190,13 +210,14 @@ def save_state(run: Run) -> None:
     tensors = {f"network/{k}": v for k, v in run.network.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in run.average.items()}
     tensors |= {f"moment/{i}/{k}": v for i, m in moments.items() for k, v in m.items()}
-    write_tensors(run.folder / "state.safetensors", tensors, {"step": run.step})
+    header = {"step": run.step, "best": run.best}
+    write_tensors(run.folder / "state.safetensors", tensors, header)
 
 
 def load_state(run: Run) -> None:
     """Continue where `save_state` was; the next update is the one it would have made."""
     tensors, header = read_tensors(run.folder / "state.safetensors")
-    run.step = int(header["step"])
+    run.step, run.best = int(header["step"]), dict(header.get("best", {}))
     run.network.load_state_dict(_under("network/", tensors))
     for name, value in _under("average/", tensors).items():
         run.average[name].copy_(value)

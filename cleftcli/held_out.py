@@ -1,0 +1,112 @@
+"""How good a network is where it was not trained: threshold, scores, and a picture.
+
+Held-out regions are predicted with the tiles, blending and rounding that `predict` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleftcli.foreground import Foreground, read_foreground
+from cleftcli.geometry import Roi, Zyx, zyx
+from cleftcli.metrics import cremi_score, scores
+from cleftcli.model.inference import Predictor
+from cleftcli.pictures import montage
+from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
+from cleftcli.sampling import Source
+from cleftcli.scoring import THRESHOLDS, Pair, best_candidate, sweep
+from cleftcli.volumes import in_memory
+from cleftcli.volumes.intensity import intensity_range, unit
+
+MIN_VOXELS = (0, 50, 200, 500, 1000)
+SHOWN_SECTIONS, SHOWN_EDGE = 3, 512
+
+
+@dataclass(frozen=True)
+class Held:
+    """A held-out region, predicted: the pair to score, and raw (z, y, x) uint8 beside it."""
+
+    source: Source
+    pair: Pair
+    raw: np.ndarray
+
+
+def predicted(predictor: Predictor, sources: Sequence[Source], tile: Zyx) -> list[Held]:
+    """Predict each region, in memory."""
+    return [_predicted(predictor, source, tile) for source in sources]
+
+
+def _predicted(predictor: Predictor, source: Source, tile: Zyx) -> Held:
+    image, ids = source.volumes()
+    tiling = Tiling(tile_grid(image.shape, tile), "bump")
+    found = predict_roi(predictor, image, intensity_range(image), tiling, source.roi)
+    probability = in_memory(quantise(found.probability), like=image)
+    truth = read_foreground(in_memory(ids.read(source.roi), like=ids))
+    prediction = Foreground(probability, "probability", 0.5)
+    pair = Pair(prediction, truth, probability.roi, source.voxel_size)
+    raw = unit(image.read(source.roi), intensity_range(image))
+    return Held(source, pair, quantise(raw))
+
+
+def choose(held: Sequence[Held]) -> dict[str, Any]:
+    """The threshold with the least mean CREMI-score, and the scores there.
+
+    `with_min_voxels` is the best pair of a threshold and a least size, for `segment`.
+    """
+    swept = [sweep(h.pair, THRESHOLDS, MIN_VOXELS) for h in held]
+    plain = [[c for c in row if c.min_voxels == 0] for row in swept]
+    best = best_candidate(plain, cremi_score)
+    threshold = 0.5 if best is None else plain[0][best].threshold
+    found = {"threshold": threshold, **_rows(held, plain, threshold)}
+    of_both = best_candidate(swept, cremi_score)
+    if of_both is not None:
+        chosen = [row[of_both] for row in swept]
+        found["with_min_voxels"] = {
+            "threshold": chosen[0].threshold,
+            "min_voxels": chosen[0].min_voxels,
+            "cremi_score": float(np.mean([cremi_score(c.comparison) for c in chosen])),
+        }
+    return found
+
+
+def score(held: Sequence[Held], threshold: float) -> dict[str, Any]:
+    """The scores at a threshold that was chosen elsewhere."""
+    swept = [sweep(h.pair, [threshold], [0]) for h in held]
+    return {"threshold": threshold, **_rows(held, swept, threshold)}
+
+
+def _rows(held: Sequence[Held], swept: Sequence[Any], threshold: float | None) -> dict[str, Any]:
+    """Scores of each region, and the mean of those that every region has."""
+    rows = [scores(c.comparison) for row in swept for c in row if c.threshold == threshold]
+    names = [n for n, v in rows[0].items() if not isinstance(v, str)]
+    means = {n: _mean([row.get(n) for row in rows]) for n in names}
+    regions = [{"raw": h.source.raw.split("/")[-1], "roi": str(h.source.roi)} for h in held]
+    return {"mean": means, "scores": rows, "regions": regions}
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return None if None in values else float(np.mean(values))
+
+
+def picture(path: Path, held: Held, threshold: float) -> None:
+    """Raw, truth and prediction of a few sections, around the middle."""
+    depth, height, width = held.pair.roi.shape
+    edge = [min(n, SHOWN_EDGE) for n in (height, width)]
+    corner = [(n - e) // 2 for n, e in zip((height, width), edge, strict=True)]
+    part = Roi(zyx([0, *corner]), zyx([depth, *edge]))
+    levels, truth = held.pair.prediction.levels(part), held.pair.truth
+    sections = np.linspace(0, depth - 1, min(SHOWN_SECTIONS, depth)).round().astype(int)
+    montage(
+        path,
+        held.raw[part.within(held.pair.roi)],
+        truth.mask(truth.levels(part)),
+        levels / held.pair.prediction.full,
+        sections=sections.tolist(),
+        nm_per_voxel=held.pair.voxel_size[2],
+        shown=threshold,
+    )

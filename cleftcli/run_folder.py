@@ -1,0 +1,147 @@
+"""The folder of a training run: what it asked for, how it went, what came of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cleftcli import __version__
+from cleftcli.curves import curves
+from cleftcli.errors import ConflictError, InputError
+
+LIBRARIES = ("torch", "numpy", "scipy", "gunpowder", "tensorstore")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Files of a run; lines and pictures of steps that a kill has made, and no state knows, go."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        """All that continuing needs."""
+        return self.path / "state.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best network so far, or the latest where nothing is held out."""
+        return self.path / "checkpoint.safetensors"
+
+    def prepare(self, config: Path, *, resume: bool) -> None:
+        """Make the folder, or make sure that it is the one to continue.
+
+        Raises:
+            ConflictError: it holds a run already, or one with another config.
+            InputError: there is nothing to resume.
+        """
+        copy = self.path / "config.toml"
+        if resume and not self.state.is_file():
+            raise InputError(f"{self.path}: nothing to resume, there is no {self.state.name}")
+        if resume and copy.read_bytes() != config.read_bytes():
+            raise ConflictError(f"{self.path} was started with another config; compare {copy}")
+        if not resume and self._steps.exists():
+            raise ConflictError(
+                f"{self.path} holds a run; continue it with --resume or choose another -o"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(config, copy)
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json: what repeats the run, beside the libraries and the machine."""
+        about = {
+            "cleft": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+            "machine": platform.platform(),
+            **facts,
+        }
+        text = json.dumps(about, indent=1, default=str)
+        (self.path / "run.json").write_text(text, encoding="utf-8")
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of later steps."""
+        for path in (self._steps, self._held_out):
+            kept = [row for row in _rows(path) if row["step"] <= step]
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def log(self, facts: Mapping[str, Any]) -> None:
+        """A line about a step."""
+        _append(self._steps, facts)
+
+    def log_held_out(self, facts: Mapping[str, Any]) -> None:
+        """A line about a validation."""
+        _append(self._held_out, facts)
+
+    def validated(self) -> int | None:
+        """The step of the last validation."""
+        rows = _rows(self._held_out)
+        return int(rows[-1]["step"]) if rows else None
+
+    @contextmanager
+    def events(self, step: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+        """Where steps after this one are written down for TensorBoard."""
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1) as writer:
+
+            def write(step: int, facts: Mapping[str, float]) -> None:
+                for name, value in facts.items():
+                    writer.add_scalar(name, value, step)
+
+            yield write
+
+    def draw(self) -> None:
+        """Write curves.png."""
+        if steps := _rows(self._steps):
+            curves(self.path / "curves.png", steps, _rows(self._held_out))
+
+    def sample(self, step: int) -> Path:
+        """Where the picture of a validation goes."""
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        return folder / f"step_{step:07d}.png"
+
+    def latest(self, step: int) -> Path:
+        """Where the checkpoint of a step goes, beside those of the steps before."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        return folder / f"step_{step:07d}.safetensors"
+
+    def prune(self, count: int) -> None:
+        """Of the checkpoints of steps keep the latest."""
+        for old in sorted((self.path / "checkpoints").glob("step_*.safetensors"))[: -count or None]:
+            old.unlink()
+
+    @property
+    def _steps(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def _held_out(self) -> Path:
+        return self.path / "held_out.jsonl"
+
+
+def _append(path: Path, facts: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(facts) + "\n")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; one that a kill has torn is none."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,131 @@
+"""The regions of a training run: what trains, what chooses, and what is reported."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleftcli.augment import reach
+from cleftcli.config import Config, Region
+from cleftcli.errors import UsageError
+from cleftcli.geometry import Zyx, zyx
+from cleftcli.inspection import Missing, doubts, look, scan_input
+from cleftcli.model.objectives import objective
+from cleftcli.replicas import Replica
+from cleftcli.sampling import Batches, Source, open_source
+from cleftcli.volumes import Nm, Reading
+from cleftcli.volumes.intensity import intensity_range
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, chosen on, and reported on."""
+
+    train: tuple[Source, ...]
+    held_out: tuple[Source, ...]
+    test: tuple[Source, ...]
+
+    @property
+    def voxel_size(self) -> Nm:
+        """nm; that of the first training region."""
+        return self.train[0].voxel_size
+
+    def intensities(self) -> tuple[float, ...]:
+        """Histogram of the training data, for later inputs to be held against."""
+        seen = []
+        for source in self.train:
+            image = source.volumes()[0]
+            seen.append(look(image, source.roi).histogram(intensity_range(image)))
+        whole = [h for h in seen if h]
+        return tuple(np.mean(whole, axis=0).round(6).tolist()) if whole else ()
+
+
+def open_data(config: Config, base: Path) -> Data:
+    """The regions, once they are seen to be usable and apart.
+
+    Raises:
+        InputError: one cannot be read as stated.
+        UsageError: clefts are missing where they are learned, nothing can be validated, weights
+            are given for some regions only, or what is held out is trained on.
+    """
+    learned = objective(config.objective.name, config.objective.options)
+    regions, held_out = config.data.train, [*config.data.validate_on, *config.data.test]
+    bare = [r.raw for r in (*regions, *held_out) if r.clefts is None]
+    if learned.targets and bare:
+        raise UsageError(f"objective {config.objective.name} needs clefts; {bare[0]} has none")
+    if not learned.targets and held_out:
+        raise UsageError("data.validate and data.test need clefts; reconstruction finds none")
+    if len({r.weight is None for r in regions}) > 1:
+        raise UsageError("data.train.weight: give it to all regions, or to none")
+    data = Data(
+        _sources(base, regions, zyx(config.network.input_shape)),
+        _sources(base, config.data.validate_on, None),
+        _sources(base, config.data.test, None),
+    )
+    for source in data.train:
+        around = reach(config.augment, source.voxel_size)
+        for name, others in (("validate", data.held_out), ("test", data.test)):
+            _refuse_overlap(source, others, f"data.{name}", around)
+    for source in data.held_out:
+        _refuse_overlap(source, data.test, "data.test", (0, 0, 0))
+    return data
+
+
+def _refuse_overlap(ours: Source, others: tuple[Source, ...], name: str, around: Zyx) -> None:
+    for other in others:
+        if ours.raw == other.raw and ours.roi.grow(around).intersect(other.roi).size:
+            raise UsageError(
+                f"{name}: {other.roi} of {other.raw} overlaps {ours.roi}, which is used before"
+                + (f", and out of which augmentation reaches by {around} voxels" * any(around))
+            )
+
+
+def _sources(base: Path, regions: list[Region], patch: Zyx | None) -> tuple[Source, ...]:
+    def open_region(r: Region) -> Source:
+        clefts = None if r.clefts is None else place(base, r.clefts)
+        reading = Reading(r.voxel_size, r.axes, r.channel)
+        return open_source(place(base, r.raw), clefts, r.roi, patch, reading, weight=r.weight)
+
+    return tuple(open_region(r) for r in regions)
+
+
+def place(base: Path, address: str) -> str:
+    """An address in a config starts at the config's folder."""
+    return address if "://" in address else str(base / address)
+
+
+def inspect(data: Data, missing: Missing) -> list[dict[str, Any]]:
+    """What the volumes lack, said before the first step."""
+    found = []
+    sources = (*data.train, *data.held_out, *data.test)
+    for volume in {v.address: v for s in sources for v in s.volumes()}.values():
+        for doubt in doubts(volume):
+            log.warning("%s: %s", volume.address, doubt)
+        scan = scan_input(volume, missing)
+        found.append({"address": volume.address, "stamp": scan.stamp, **scan.summary()})
+    return found
+
+
+def batches_of(config: Config, sources: tuple[Source, ...], replica: Replica) -> Batches:
+    """The batches of a run, or one process's share of them."""
+    learned = objective(config.objective.name, config.objective.options)
+    return Batches(
+        sources=sources,
+        input_shape=zyx(config.network.input_shape),
+        targets=learned.targets,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        min_cleft_voxels=config.training.min_cleft_voxels if learned.targets else 0,
+        reject_probability=config.training.reject_probability,
+        augment=config.augment,
+        scale=config.objective.scale,
+        unit=config.objective.unit,
+        rank=replica.rank,
+        count=replica.count,
+    )

@@ -1,0 +1,332 @@
+"""What a training run leaves behind, keeps, reports and refuses."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cleftcli.curves import curves
+from cleftcli.held_out import choose
+from cleftcli.labels import BACKGROUND
+from cleftcli.model.checkpoint import load, read_tensors
+from tests.conftest import store
+
+CONFIG = """
+seed = 3
+[data]
+{train}
+validate = [{{ raw = "volume.zarr/volumes/raw", clefts = "volume.zarr/volumes/labels/clefts", roi = ":,:,32:48" }}]
+test = [{{ raw = "volume.zarr/volumes/raw", clefts = "volume.zarr/volumes/labels/clefts", roi = ":,:,48:" }}]
+[network]
+name = "{network}"
+input_shape = [4, 16, 16]
+options = {{ channels = [4, 6, 8] }}
+[objective]
+name = "mask"
+[training]
+steps = 6
+batch_size = 2
+save_every = 2
+keep = 2
+validate_every = 2
+workers = 0
+learning_rate = {rate}
+"""  # noqa: E501
+TRAIN = 'train = [{ raw = "volume.zarr/volumes/raw", clefts = "volume.zarr/volumes/labels/clefts", roi = ":,:,0:32" }]'  # noqa: E501
+
+
+def written(path, *, train=TRAIN, network="unet3d", rate="1e-3", more=""):
+    path.write_text(CONFIG.format(train=train, network=network, rate=rate) + more)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path, volume):
+    """A config with held-out and test columns, beside the small volume."""
+    return written(tmp_path / "config.toml")
+
+
+def ok(result):
+    assert result.exit_code == 0, result.stderr + str(result.exception)
+    return json.loads(result.stdout)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_folder_tells_the_whole_run(cleft, tmp_path, config):
+    """Lines for steps and validations, pictures, events, versions, and the last checkpoints."""
+    run = tmp_path / "run"
+    found = ok(cleft("train", config, "-o", run, "--json"))
+    steps, held_out = rows(run / "log.jsonl"), rows(run / "held_out.jsonl")
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[0].keys() >= {"loss", "mask", "learning_rate", "patches_per_second", "waited"}
+    assert [row["step"] for row in held_out] == [2, 4, 6]
+    assert held_out[0].keys() >= {"threshold", "cremi_score", "f1", "auc"}
+    names = sorted(p.name for p in (run / "checkpoints").iterdir())
+    assert names == ["step_0000004.safetensors", "step_0000006.safetensors"]
+    assert load(run / "checkpoints" / names[0])[0].step == 4
+    assert len(list((run / "samples").iterdir())) == 3
+    assert any((run / "tensorboard").iterdir())
+    about = json.loads((run / "run.json").read_text())
+    assert about["torch"] == torch.__version__
+    assert about["config"]["training"]["steps"] == 6
+    assert about["inputs"][0]["stamp"]
+    for picture in (run / "curves.png", run / "samples/step_0000002.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 40
+    assert found["steps"] == 6
+
+
+def test_the_best_network_is_kept_with_its_threshold(cleft, tmp_path, config):
+    """The checkpoint is that of the validation with the least CREMI-score."""
+    run = tmp_path / "run"
+    found = ok(cleft("train", config, "-o", run, "--json"))
+    validations = rows(run / "held_out.jsonl")
+    scored = [row for row in validations if row["cremi_score"] is not None]
+    best = min(scored, key=lambda row: row["cremi_score"])
+    made, weights = load(run / "checkpoint.safetensors")
+    assert made.threshold == best["threshold"]
+    assert found["held_out"]["mean"]["cremi_score"] == best["cremi_score"]
+    steps = [row["step"] for row in scored if row["cremi_score"] == best["cremi_score"]]
+    assert made.step == max(steps)
+    if (run / f"checkpoints/step_{made.step:07d}.safetensors").exists():
+        _, same = load(run / f"checkpoints/step_{made.step:07d}.safetensors")
+        assert all(torch.equal(v, same[k]) for k, v in weights.items())
+
+
+def test_test_regions_are_scored_once_with_what_was_chosen_elsewhere(cleft, tmp_path, config):
+    """The reported figures are those that `predict` and `evaluate` give at the threshold."""
+    run, prediction = tmp_path / "run", tmp_path / "p.zarr"
+    found = ok(cleft("train", config, "-o", run, "--json"))["test"]
+    made = load(run / "checkpoint.safetensors")[0]
+    assert found["threshold"] == made.threshold
+    assert found["regions"] == [{"raw": "raw", "roi": "0:10,0:48,48:64"}]
+    assert made.training["test"]["mean"] == found["mean"]
+    volume = tmp_path / "volume.zarr"
+    checkpoint = run / "checkpoint.safetensors"
+    ok(cleft("predict", volume, "--checkpoint", checkpoint, "-o", prediction, "--json"))
+    there = ok(cleft("evaluate", prediction, volume, "--roi", ":,:,48:", "--json"))
+    assert there["auc"] == pytest.approx(found["mean"]["auc"], abs=5e-3)  # weights as float16
+    assert (tmp_path / "run/log.jsonl").exists()
+
+
+def test_a_resumed_run_is_the_run(cleft, tmp_path, config):
+    """Stopped after a validation and continued, a run has the same lines, best and weights."""
+    ok(cleft("train", config, "-o", tmp_path / "whole", "--json"))
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom cleftcli.jobs.train import train\n"
+        "def report(step, *_):\n    step == 3 and os.kill(os.getpid(), signal.SIGTERM)\n"
+        "train(Path(sys.argv[1]), Path(sys.argv[2]), resume=False, device='cpu', report=report)\n"
+    )
+    stopped = subprocess.run([sys.executable, "-c", code, config, tmp_path / "parts"], check=False)
+    assert stopped.returncode == 143
+    ok(cleft("train", config, "-o", tmp_path / "parts", "--resume", "--json"))
+    for name in ("log.jsonl", "held_out.jsonl"):
+        whole, parts = (rows(tmp_path / n / name) for n in ("whole", "parts"))
+        drop = ("patches_per_second", "waited")
+        for row in (*whole, *parts):
+            for key in drop:
+                row.pop(key, None)
+        assert whole == parts
+    whole, parts = (load(tmp_path / n / "checkpoint.safetensors") for n in ("whole", "parts"))
+    assert whole[0] == parts[0]
+    assert all(torch.equal(v, parts[1][k]) for k, v in whole[1].items())
+
+
+def test_a_torn_line_does_not_stop_a_run(cleft, tmp_path, config):
+    """A line that a kill cut short, and lines of steps that no state knows, are dropped."""
+    run = tmp_path / "run"
+    ok(cleft("train", config, "-o", run, "--json"))
+    with (run / "log.jsonl").open("a") as lines:
+        lines.write('{"step": 7, "loss": 1.0}\n{"step": 8, "lo')
+    ok(cleft("train", config, "-o", run, "--resume", "--json"))
+    assert [row["step"] for row in rows(run / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_loss_that_is_not_finite_names_its_patches(cleft, tmp_path, config):
+    """The run stops, says which patches did it, and keeps the state before."""
+    written(config, rate="1e30")
+    run = tmp_path / "run"
+    done = cleft("train", config, "-o", run)
+    assert done.exit_code == 1
+    assert "bad_batch.json" in done.stderr
+    facts = json.loads((run / "bad_batch.json").read_text())
+    assert facts["step"] >= 1
+    assert facts["seed"] == 3
+    assert [len(batch) for batch in facts["patches"]] == [2]
+    assert facts["patches"][0][0]["raw"].endswith("volumes/raw")
+    if (run / "state.safetensors").exists():
+        tensors = read_tensors(run / "state.safetensors")[0]
+        assert all(v.isfinite().all() for v in tensors.values())
+
+
+def test_accumulated_batches_are_one_step(cleft, tmp_path, config):
+    """With accumulate = 2 a step sees twice the patches, and learns from all of them."""
+    for name, more in (("one", ""), ("two", "accumulate = 2\n")):
+        written(config, more=more)
+        ok(cleft("train", config, "-o", tmp_path / name, "--json"))
+    one, two = (read_tensors(tmp_path / n / "state.safetensors")[0] for n in ("one", "two"))
+    assert len(rows(tmp_path / "two/log.jsonl")) == 6
+    assert not torch.equal(one["network/head.weight"], two["network/head.weight"])
+    first = [rows(tmp_path / n / "log.jsonl")[0]["loss"] for n in ("one", "two")]
+    assert first[0] != first[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (":,:,32:48", ":,:,31:48", "data.validate"),
+        (":,:,48:", ":,:,47:", "data.test"),
+        (":,:,48:", ":,:,16:24", "data.test"),
+        ("[network]", "[augment]\nshift = { probability = 0.1, max_nm = 16 }\n[network]", "by (0,"),
+    ],
+)
+def test_what_is_reported_is_never_used_before(cleft, tmp_path, config, old, new, message):
+    """Training, validation and test regions may not overlap, nor augmentation reach into them."""
+    config.write_text(config.read_text().replace(old, new))
+    done = cleft("train", config, "-o", tmp_path / "run")
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "overlaps" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def region(weight=None, roi=":,:,0:32"):
+    stated = "" if weight is None else f", weight = {weight}"
+    return (
+        '{ raw = "volume.zarr/volumes/raw", clefts = "volume.zarr/volumes/labels/clefts", '
+        f'roi = "{roi}"{stated} }}'
+    )
+
+
+def test_weights_are_given_to_all_regions_or_to_none(cleft, tmp_path, config):
+    """One region's weight without the other's is a usage error."""
+    written(config, train=f"train = [{region(2.0)}, {region()}]")
+    done = cleft("train", config, "-o", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "weight" in done.stderr
+
+
+def test_weights_decide_where_patches_are_from(tmp_path, volume):
+    """Regions are drawn by their weights, and by how many patches fit where none is given."""
+    from cleftcli.config import load as load_config
+    from cleftcli.replicas import Replica
+    from cleftcli.training import resolved
+    from cleftcli.training_data import batches_of, open_data
+
+    shares = {}
+    for weights in ((None, None), (3.0, 1.0)):
+        regions = [region(w, roi) for w, roi in zip(weights, (":,:,0:16", ":,:,8:32"), strict=True)]
+        path = written(tmp_path / "w.toml", train=f"train = [{', '.join(regions)}]")
+        config = resolved(load_config(path))
+        batches = batches_of(config, open_data(config, tmp_path).train, Replica())
+        random = np.random.default_rng(0)
+        drawn = [batches.draw(random)[0].roi.shape[2] == 16 for _ in range(400)]
+        shares[weights] = np.mean(drawn)
+    assert shares[None, None] == pytest.approx(1 / 10, abs=0.05)
+    assert shares[3.0, 1.0] == pytest.approx(3 / 4, abs=0.07)
+
+
+def test_two_processes_train_as_one(tmp_path, config):
+    """Under torchrun each process takes its share of a batch; one of them writes."""
+    written(config, more="gradient_clip = 1.0\n")
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    command += ["-m", "cleftcli", "train", str(config), "-o", str(run), "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"] == 6
+    assert [row["step"] for row in rows(run / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_batch_is_shared_without_rest(tmp_path, volume):
+    """The processes' patches together are the batch; a batch that cannot be shared is refused."""
+    from cleftcli.config import load as load_config
+    from cleftcli.errors import UsageError
+    from cleftcli.replicas import Replica
+    from cleftcli.training import resolved
+    from cleftcli.training_data import batches_of, open_data
+
+    config = resolved(load_config(written(tmp_path / "c.toml")))
+    sources = open_data(config, tmp_path).train
+    whole = batches_of(config, sources, Replica())[5]["raw"]
+    parts = [batches_of(config, sources, Replica(rank, 2))[5]["raw"] for rank in range(2)]
+    assert torch.equal(whole, torch.cat(parts))
+    with pytest.raises(UsageError, match="shared by 3"):
+        batches_of(config, sources, Replica(0, 3))
+
+
+def test_check_looks_before_anything_starts(cleft, tmp_path, config):
+    """Counts, doubts, two steps and a picture; no run folder."""
+    picture = tmp_path / "check.png"
+    found = ok(cleft("train", config, "-o", picture, "--check", "--json"))
+    assert [r["for"] for r in found["regions"]] == ["train", "validate", "test"]
+    assert found["regions"][0]["ids"] >= 1
+    assert found["regions"][0]["cleft_percent"] > 0
+    assert len(found["loss"]) == 2
+    assert found["hours"] == pytest.approx(found["seconds_a_step"] * 6 / 3600)
+    assert [r["doubts"] for r in found["regions"][:1]] == [[]]
+    with Image.open(picture) as image:
+        assert image.width >= 2 * 32
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["check.png", "config.toml", "volume.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        (lambda ids: np.full_like(ids, BACKGROUND), "no cleft"),
+        (lambda ids: np.where(ids == BACKGROUND, np.uint64(1), np.uint64(BACKGROUND)), "swapped"),
+        (lambda ids: ids[:, ::-1].copy(), "aligned"),
+    ],
+)
+def test_check_doubts_labels_that_do_not_fit(cleft, tmp_path, config, grown, change, doubt):
+    """Labels without clefts, swapped or displaced are doubted in words."""
+    store(f"{tmp_path}/other.zarr/clefts", change(grown.clefts))
+    text = config.read_text().replace("volume.zarr/volumes/labels/clefts", "other.zarr/clefts", 1)
+    config.write_text(text)
+    found = ok(cleft("train", config, "-o", tmp_path / "check.png", "--check", "--json"))
+    assert any(doubt in text for text in found["regions"][0]["doubts"])
+
+
+def test_curves_need_no_validation(tmp_path):
+    """A run without held-out regions has one panel, with them two."""
+    steps = [{"step": n, "loss": 1 / n, "mask": 1 / n, "learning_rate": 0.1} for n in range(1, 99)]
+    curves(tmp_path / "one.png", steps, [])
+    curves(tmp_path / "two.png", steps, [{"step": 5, "cremi_score": None, "f1": 0.5}])
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert two.width == 2 * one.width
+
+
+def test_choosing_nothing_from_nothing():
+    """A prediction and a truth without clefts have no best threshold: one half, and no score."""
+    from cleftcli.foreground import Foreground
+    from cleftcli.geometry import whole
+    from cleftcli.held_out import Held
+    from cleftcli.sampling import Source
+    from cleftcli.scoring import Pair
+    from cleftcli.volumes import Space, in_memory
+    from cleftcli.volumes.volume import InMemory, Volume
+
+    empty = np.zeros((2, 8, 8), np.uint8)
+    like = Volume("a", "zarr2", empty.shape, empty.dtype, empty.shape, Space(), InMemory(empty))
+    sides = [
+        Foreground(in_memory(empty, like=like), c, t)
+        for c, t in (("probability", 0.5), ("mask", None))
+    ]
+    pair = Pair(*sides, whole(empty.shape), (40.0, 4.0, 4.0))
+    source = Source("a", "a", whole(empty.shape), (40.0, 4.0, 4.0))
+    found = choose([Held(source, pair, empty)])
+    assert found["threshold"] == 0.5
+    assert found["mean"]["cremi_score"] is None
+    assert "with_min_voxels" not in found
