@@ -19,9 +19,9 @@ from cleftcli.augment import CLEFTS, RAW, Augmentation, Rotate, choose, nodes
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
 from cleftcli.gunpowder_import import gp
-from cleftcli.labels import TARGETS, cleft_mask
+from cleftcli.labels import IGNORE, IGNORE_MASK, TARGETS, cleft_mask
 from cleftcli.model.inference import grey_constant_sections
-from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, in_memory, open_volume
+from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, in_memory, open_volume, pad
 from cleftcli.volumes.intensity import intensity_range, unit
 
 MOST_DRAWS = 1000  # a region without clefts must not hang the run
@@ -40,7 +40,8 @@ class Source:
 
     def volumes(self) -> tuple[Volume, Volume]:
         """Raw and cleft ids."""
-        return _pair(self.raw, self.clefts, self.reading)
+        image, ids, _ = _pair(self.raw, self.clefts, self.reading)
+        return image, ids
 
 
 def open_source(
@@ -55,12 +56,10 @@ def open_source(
     """A source, once raw and ids are seen to fit each other, and a patch if it is drawn from.
 
     Raises:
-        InputError: shapes or voxel sizes differ, no voxel size is known, or the box is smaller
-            than a patch.
+        InputError: voxel sizes differ, no voxel size is known, the box is smaller than a patch,
+            or ids of a part of raw do not say which part.
     """
-    image, ids = _pair(raw, clefts, reading)
-    if image.shape != ids.shape:
-        raise InputError(f"{raw} has shape {image.shape}, {clefts} {ids.shape}: they must agree")
+    image, ids, annotated = _pair(raw, clefts, reading)
     intensity_range(image)
     if ids.dtype.kind not in "bu":
         raise InputError(f"{clefts} is {ids.dtype}; cleft ids or a mask are unsigned integers")
@@ -68,18 +67,40 @@ def open_source(
     if reading.voxel_size is None and len(sizes) == 2:
         raise InputError(f"{raw} and {clefts} state different voxel sizes: {sizes}")
     size = reading.voxel_size or ids.space.voxel_size or image.voxel_size
-    box = parse_roi(roi, image.shape) if roi else image.roi
+    box = parse_roi(roi, image.shape) if roi else annotated
     if patch is not None and any(n < t for n, t in zip(box.shape, patch, strict=True)):
         raise InputError(f"{raw}: the region {box} is smaller than a patch of {patch}")
     return Source(raw, clefts, box, size, reading, weight)
 
 
 @functools.lru_cache(maxsize=32)
-def _pair(raw: str, clefts: str | None, reading: Reading) -> tuple[Volume, Volume]:
+def _pair(raw: str, clefts: str | None, reading: Reading) -> tuple[Volume, Volume, Roi]:
+    """Raw, its ids over the same voxels, and the box that is annotated."""
     image = open_volume(raw, reading=reading)
     if clefts is None:
-        return image, in_memory(np.broadcast_to(np.uint8(0), image.shape), like=image)
-    return image, open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
+        return image, in_memory(np.broadcast_to(np.uint8(0), image.shape), like=image), image.roi
+    ids = open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
+    if image.shape == ids.shape:
+        return image, ids, image.roi
+    at = _place_of(image, ids)
+    unknown = IGNORE if ids.dtype == np.uint64 else IGNORE_MASK
+    return image, pad(ids, image.shape, at, unknown), Roi(at, ids.shape)
+
+
+def _place_of(image: Volume, ids: Volume) -> Zyx:
+    """The first voxel of ids that annotate a part of raw, by their offsets in nm.
+
+    Raises:
+        InputError: their offsets do not say, or ids of this dtype cannot be unknown elsewhere.
+    """
+    about = f"{image.address} has shape {image.shape}, {ids.address} {ids.shape}"
+    if ids.dtype not in (np.uint64, np.uint8):
+        raise InputError(f"{about}: ids of a part of raw are uint64, or a uint8 mask")
+    apart = zip(ids.space.offset, image.space.offset, image.voxel_size, strict=True)
+    at = [(a - b) / v for a, b, v in apart]
+    if not any(at) or any(abs(n - round(n)) > 1e-3 for n in at):
+        raise InputError(f"{about}, and their offsets do not say where the one lies in the other")
+    return zyx([round(n) for n in at])
 
 
 def _is_cleft(source: Source, ids: np.ndarray) -> np.ndarray:

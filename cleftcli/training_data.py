@@ -11,14 +11,17 @@ import numpy as np
 
 from cleftcli.augment import reach
 from cleftcli.config import Config, Region
-from cleftcli.errors import UsageError
-from cleftcli.geometry import Zyx, zyx
+from cleftcli.errors import InputError, UsageError
+from cleftcli.foreground import read_foreground
+from cleftcli.geometry import BlockPlan, Zyx, fit_block, zyx
 from cleftcli.inspection import Missing, doubts, look, scan_input
 from cleftcli.model.objectives import objective
 from cleftcli.replicas import Replica
 from cleftcli.sampling import Batches, Source, open_source
 from cleftcli.volumes import Nm, Reading
 from cleftcli.volumes.intensity import intensity_range
+
+BLOCK_VOXELS = 2**24
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ def open_data(config: Config, base: Path) -> Data:
     """The regions, once they are seen to be usable and apart.
 
     Raises:
-        InputError: one cannot be read as stated.
+        InputError: one cannot be read as stated, or there is no cleft to learn from.
         UsageError: clefts are missing where they are learned, nothing can be validated, weights
             are given for some regions only, or what is held out is trained on.
     """
@@ -68,6 +71,8 @@ def open_data(config: Config, base: Path) -> Data:
         _sources(base, config.data.validate_on, None),
         _sources(base, config.data.test, None),
     )
+    if learned.targets:
+        _check_clefts(data.train)
     for source in data.train:
         around = reach(config.augment, source.voxel_size)
         for name, others in (("validate", data.held_out), ("test", data.test)):
@@ -75,6 +80,17 @@ def open_data(config: Config, base: Path) -> Data:
     for source in data.held_out:
         _refuse_overlap(source, data.test, "data.test", (0, 0, 0))
     return data
+
+
+def _check_clefts(sources: tuple[Source, ...]) -> None:
+    """Refuse to train on nothing; stops at the first box with a cleft."""
+    for source in sources:
+        ids = read_foreground(source.volumes()[1])
+        plan = BlockPlan(source.roi, fit_block(source.roi.shape, ids.volume.chunks, BLOCK_VOXELS))
+        if any(ids.mask(ids.levels(block.write)).any() for block in plan):
+            return
+    regions = ", ".join(f"{s.roi} of {s.clefts}" for s in sources)
+    raise InputError(f"there is no cleft to learn from in {regions}")
 
 
 def _refuse_overlap(ours: Source, others: tuple[Source, ...], name: str, around: Zyx) -> None:

@@ -11,10 +11,14 @@ import torch
 from PIL import Image
 
 from cleftcli.curves import curves
+from cleftcli.errors import InputError
+from cleftcli.geometry import Roi
 from cleftcli.held_out import choose
-from cleftcli.labels import BACKGROUND
+from cleftcli.labels import BACKGROUND, cleft_mask, ignore_mask
 from cleftcli.model.checkpoint import load, read_tensors
-from tests.conftest import store
+from cleftcli.sampling import open_source
+from cleftcli.volumes import Space, create_volume
+from tests.conftest import VOXEL_SIZE, store
 
 CONFIG = """
 seed = 3
@@ -297,6 +301,79 @@ def test_check_doubts_labels_that_do_not_fit(cleft, tmp_path, config, grown, cha
     config.write_text(text)
     found = ok(cleft("train", config, "-o", tmp_path / "check.png", "--check", "--json"))
     assert any(doubt in text for text in found["regions"][0]["doubts"])
+
+
+def test_nothing_to_learn_from_is_refused(cleft, tmp_path, config, grown):
+    """Training regions without any cleft are an input error, before anything is written."""
+    store(f"{tmp_path}/none.zarr/clefts", np.full_like(grown.clefts, BACKGROUND))
+    text = config.read_text().replace("volume.zarr/volumes/labels/clefts", "none.zarr/clefts", 1)
+    config.write_text(text)
+    done = cleft("train", config, "-o", tmp_path / "run")
+    assert done.exit_code == 3
+    assert "no cleft to learn from" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def part_of(path, ids, offset):
+    """Ids that annotate a part of raw, as CREMI's padded files hold them."""
+    nm = tuple(o * v for o, v in zip(offset, VOXEL_SIZE, strict=True))
+    volume = create_volume(
+        f"{path}/clefts",
+        shape=ids.shape,
+        dtype=ids.dtype,
+        chunks=ids.shape,
+        space=Space(VOXEL_SIZE, nm),
+    )
+    volume.write(volume.roi, ids)
+
+
+@pytest.mark.parametrize("kind", ["ids", "mask"])
+def test_ids_of_a_part_lie_where_their_offset_says(tmp_path, volume, grown, kind):
+    """Patches are from the annotated part; what lies around it is raw, and unknown."""
+    offset, shape = (2, 9, 5), (6, 30, 50)
+    inside = np.s_[2:8, 9:39, 5:55]
+    ids = grown.clefts[inside].copy()
+    part_of(
+        tmp_path / "part.zarr", ids if kind == "ids" else (ids != BACKGROUND).view("u1"), offset
+    )
+    source = open_source(f"{volume}/volumes/raw", f"{tmp_path}/part.zarr/clefts", None, (4, 16, 16))
+    image, found = source.volumes()
+    assert source.roi == Roi(offset, shape)
+    assert found.shape == image.shape == grown.raw.shape
+    assert found.space.offset == image.space.offset
+    everything = found.read(found.roi)
+    unknown = np.ones(grown.raw.shape, bool)
+    unknown[inside] = False
+    np.testing.assert_array_equal(ignore_mask(everything), unknown)
+    np.testing.assert_array_equal(cleft_mask(everything)[inside], ids != BACKGROUND)
+    for roi in (Roi((0, 0, 0), (4, 16, 16)), Roi((3, 20, 40), (6, 20, 20))):
+        box = roi.within(found.roi)
+        np.testing.assert_array_equal(found.read(roi), everything[box])
+
+
+@pytest.mark.parametrize(
+    ("offset", "dtype", "message"),
+    [
+        ((0, 0, 0), np.uint64, "offsets do not say"),
+        ((0.5, 0, 0), np.uint64, "offsets do not say"),
+        ((6, 0, 0), np.uint64, "leaves"),
+        ((1, 1, 1), np.uint16, "uint64, or a uint8 mask"),
+    ],
+)
+def test_a_part_that_lies_nowhere_is_refused(tmp_path, volume, offset, dtype, message):
+    """Without an offset, off the voxels, outside of raw, or with ids that cannot be unknown."""
+    part_of(tmp_path / "part.zarr", np.ones((6, 30, 50), dtype), offset)
+    with pytest.raises(InputError, match=message):
+        open_source(f"{volume}/volumes/raw", f"{tmp_path}/part.zarr/clefts", None, (4, 16, 16))
+
+
+def test_a_run_on_an_annotated_part(cleft, tmp_path, volume, grown, config):
+    """Training, validation and test go through with ids that are smaller than raw."""
+    part_of(tmp_path / "part.zarr", grown.clefts[:8, 4:].copy(), (0, 4, 0))
+    text = config.read_text().replace("volume.zarr/volumes/labels/clefts", "part.zarr/clefts")
+    config.write_text(text.replace('":,:,', '":8,4:,'))
+    found = ok(cleft("train", config, "-o", tmp_path / "run", "--json"))
+    assert found["held_out"]["mean"]["auc"] is not None
 
 
 def test_curves_need_no_validation(tmp_path):

@@ -25,7 +25,7 @@ from cleftcli.volumes.axes import AS_STORED, Nm, Reading
 from cleftcli.volumes.chunks import Scan
 from cleftcli.volumes.metadata import scales
 from cleftcli.volumes.stores import is_remote
-from cleftcli.volumes.volume import Space, Volume, crop, in_memory
+from cleftcli.volumes.volume import Space, Volume, crop, in_memory, pad
 
 __all__ = [
     "AS_STORED",
@@ -43,6 +43,7 @@ __all__ = [
     "is_remote",
     "list_volumes",
     "open_volume",
+    "pad",
     "remove_array",
     "split_address",
     "write_attributes",

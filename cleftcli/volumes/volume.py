@@ -176,6 +176,57 @@ class Window:
         return z, y, x
 
 
+@dataclass(frozen=True)
+class Padded:
+    """An array within a larger box; outside of it there is `fill`."""
+
+    array: Array
+    offset: Zyx
+    shape: Zyx
+    dtype: np.dtype
+    fill: int
+
+    def read(self, slices: Slices) -> np.ndarray:
+        """The voxels in a box of the larger one."""
+        asked = between(zyx([s.start for s in slices]), zyx([s.stop for s in slices]))
+        inner = asked.intersect(Roi(self.offset, self.shape))
+        found = np.full(asked.shape, self.fill, self.dtype)
+        if inner.size:
+            found[inner.within(asked)] = self.array.read(self._of_array(inner))
+        return found
+
+    def write(self, slices: Slices, data: np.ndarray) -> None:  # noqa: ARG002
+        """What lies around an array cannot be written.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a padded volume is for reading")
+
+    def scan(self, slices: Slices) -> Scan:
+        """The chunks that a box of the larger one touches."""
+        asked = between(zyx([s.start for s in slices]), zyx([s.stop for s in slices]))
+        return self.array.scan(self._of_array(asked.intersect(Roi(self.offset, self.shape))))
+
+    def _of_array(self, roi: Roi) -> Slices:
+        return roi.within(Roi(self.offset, self.shape))
+
+
+def pad(volume: Volume, shape: Zyx, offset: Zyx, fill: int) -> Volume:
+    """A volume as part of a larger one of `shape`, its first voxel at `offset`; `fill` around it.
+
+    Raises:
+        InputError: it does not lie within.
+    """
+    if not whole(shape).holds(Roi(offset, volume.shape)):
+        raise InputError(f"{volume.address}: {Roi(offset, volume.shape)} leaves {whole(shape)}")
+    array = Padded(volume.array, offset, volume.shape, volume.dtype, fill)
+    size = volume.space.voxel_size or (0.0, 0.0, 0.0)
+    z, y, x = (o - n * v for o, n, v in zip(volume.space.offset, offset, size, strict=True))
+    space = replace(volume.space, offset=(z, y, x))
+    return replace(volume, shape=shape, space=space, array=array)
+
+
 def crop(volume: Volume, roi: Roi) -> Volume:
     """The voxels in `roi` as a volume of their own, at their place in the tissue.
 
