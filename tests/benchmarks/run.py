@@ -13,11 +13,12 @@ from pathlib import Path
 import clefts
 import predictions
 import torch
+import training
 import volumes
 
 from cleftcli.model.device import cores
 
-ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS}
+ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS, **training.ROWS}
 
 
 def main() -> None:
