@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +164,6 @@ class Plan:
         }
 
 
-def default_checkpoint() -> Path:
-    """The checkpoint that ships with cleft."""
-    return Path(str(resources.files("cleftcli") / "checkpoints" / "default.safetensors"))
-
-
 def plan(settings: Settings) -> Plan:
     """Look at everything, compute nothing.
 
@@ -178,7 +172,7 @@ def plan(settings: Settings) -> Plan:
         ResourceError: the disk does not suffice.
         UsageError: settings that cannot be meant.
     """
-    path = settings.checkpoint or default_checkpoint()
+    path = settings.checkpoint or checkpoint.shipped()
     found, _ = checkpoint.load(path)
     if not found.new_objective().targets:
         raise InputError(f"{path}: {NO_CLEFTS}")

@@ -105,6 +105,8 @@ class _Training:
                 before = time.monotonic()
                 batches = [next(feed) for _ in range(each)]
                 waited += time.monotonic() - before
+                if run.step == begun:  # to start the processes that make batches is no waiting
+                    started, waited = time.monotonic(), 0.0
                 facts = self._update(batches)
                 passed = time.monotonic() - started
                 patches = (run.step - begun) * each * self.config.batch_size

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Checkpoint:
     def new_objective(self) -> Objective:
         """The objective it was trained with."""
         return objective(self.objective, self.objective_options)
+
+
+def shipped() -> Path:
+    """The checkpoint that comes with cleft."""
+    return Path(str(resources.files("cleftcli") / "checkpoints" / "default.safetensors"))
 
 
 def save(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,118 @@
+"""The paper's ablation on real data: equal steps, several seeds, one table.
+
+    CLEFT_DATA=folder python tests/benchmarks/ablation.py OUT [STEPS] [SEEDS]
+
+Each system trains on the default checkpoint's data and is scored as that is: threshold chosen on
+one part of the held-out rows, figures from another. A run that is done already is not run again.
+"""
+
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+
+from cleftcli.jobs.train import train
+
+SYSTEMS = {
+    "3D U-Net": ("unet3d", "", "mask"),
+    "ResUnet": ("resunet", "", "mask"),
+    "CleftNet without label augmentor": ("cleftnet", "", "mask"),
+    "CleftNet without feature augmentor": (
+        "cleftnet",
+        'feature_augmentor = "none"',
+        "mask_and_boundary",
+    ),
+    "CleftNet with self-attention": (
+        "cleftnet",
+        'feature_augmentor = "self_attention"',
+        "mask_and_boundary",
+    ),
+    "CleftNet": ("cleftnet", "", "mask_and_boundary"),
+}
+REGION = '{{ raw = "{0}/volumes/raw", clefts = "{0}/volumes/labels/clefts", roi = "{1}" }}'
+CONFIG = """
+seed = {seed}
+[data]
+train = [{train}]
+validate = [{validate}]
+test = [{test}]
+[network]
+name = "{network}"
+preset = "lite"
+options = {{ {options} }}
+[objective]
+name = "{objective}"
+{scale}
+[augment]
+flip = 0.5
+rotate = 0.5
+grayscale = 0.5
+elastic = {{ probability = 0.5, spacing_nm = 200, sigma_nm = 12 }}
+[training]
+steps = {steps}
+batch_size = 2
+learning_rate = 1e-3
+warmup_steps = 30
+cosine = true
+weight_decay = 1e-2
+gradient_clip = 1.0
+average = 0.98
+save_every = 100000
+validate_every = 100000
+"""
+SHOWN = ("cremi_score", "f1", "auc")
+
+
+def scored(folder: Path, system: str, seed: int, steps: int) -> dict[str, float]:
+    """The scores of a run on what it has never seen; trains it where that is not done."""
+    network, options, objective = SYSTEMS[system]
+    run = folder / f"{system.replace(' ', '_')}-{steps}-{seed}"
+    result = run / "result.json"
+    if not result.exists():
+        data = Path(os.environ["CLEFT_DATA"], "vnc", "vnc_train.hdf").resolve()
+        config = run.with_suffix(".toml")
+        config.write_text(
+            CONFIG.format(
+                seed=seed,
+                train=REGION.format(data, "0:20,0:512,0:1024"),
+                validate=REGION.format(data, "0:20,640:752,0:448"),
+                test=REGION.format(data, "0:20,640:752,576:1024"),
+                network=network,
+                options=options,
+                objective=objective,
+                scale="scale = 5.0" if objective == "mask_and_boundary" else "",
+                steps=steps,
+            )
+        )
+        resume = (run / "state.safetensors").exists()
+        found = train(config, run, resume=resume, device="auto", report=lambda *_: None)
+        result.write_text(json.dumps(found["test"]["mean"], indent=1))
+    return json.loads(result.read_text())
+
+
+def main() -> None:
+    """Print the table as Markdown, line by line as runs end."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    steps, seeds = (int(n) for n in (*sys.argv[2:4], "300", "3")[:2])
+    print(f"| system, {steps} steps | {' | '.join(SHOWN)} |")  # noqa: T201
+    print("|---" * (len(SHOWN) + 1) + "|")  # noqa: T201
+    for system in SYSTEMS:
+        rows = [scored(folder, system, seed, steps) for seed in range(1, seeds + 1)]
+        cells = [_spread([row[name] for row in rows]) for name in SHOWN]
+        print(f"| {system} | {' | '.join(cells)} |", flush=True)  # noqa: T201
+
+
+def _spread(values: list[float | None]) -> str:
+    """Mean, and least to most; how many runs have no value."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "none"
+    digits = 1 if max(known) > 1 else 3
+    text = f"{statistics.mean(known):.{digits}f} ({min(known):.{digits}f}..{max(known):.{digits}f})"
+    return text + (f", {len(values) - len(known)} without" if len(known) < len(values) else "")
+
+
+if __name__ == "__main__":
+    main()
