@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cleftcli import __version__
-from cleftcli.cli import app
+from cleftcli.cli import app, report
 from tests.conftest import store
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -155,3 +155,19 @@ def test_a_closed_pipe_is_no_error(volume):
 
     assert done.stdout == "{"
     assert "Traceback" not in done.stderr
+
+
+def test_a_line_tells_how_long_it_will_take(monkeypatch, capsys):
+    """Piped progress: done of total, seconds, seconds to go by this run's own speed, and facts."""
+    now = iter([0.0, 0.0, 10.0, 40.0])
+    monkeypatch.setattr(report, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(report.time, "monotonic", lambda: next(now))
+    show = report._lines("steps")
+    show(6, 10, {"learning_rate": 1e-5})
+    show(7, 10, {"loss": 0.1234567})
+    show(10, 10)
+    assert capsys.readouterr().err.splitlines() == [
+        "steps 6/10, 0 s learning rate 1e-05",
+        "steps 7/10, 10 s, 30 s to go loss 0.123",
+        "steps 10/10, 40 s",
+    ]

@@ -58,20 +58,24 @@ def _bar(what: str) -> Iterator[Report]:
 
 def _lines(what: str) -> Report:
     last = started = time.monotonic()
+    first: int | None = None  # what an earlier run had done says nothing of this one's speed
 
     def show(done: int, total: int, facts: dict[str, float] | None = None) -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        first = done if first is None else first
         if done == total or now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            text = f"{what} {done}/{total}, {now - started:.0f} s {_say(facts)}"
+            last, passed = now, now - started
+            left = passed / (done - first) * (total - done) if done > first else 0.0
+            ahead = f", {left:.0f} s to go" if left else ""
+            text = f"{what} {done}/{total}, {passed:.0f} s{ahead} {_say(facts)}"
             typer.echo(text.rstrip(), err=True)
 
     return show
 
 
 def _say(facts: dict[str, float] | None) -> str:
-    return " ".join(f"{k} {v:.4f}" for k, v in (facts or {}).items())
+    return ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in (facts or {}).items())
 
 
 def result(found: Any, *, as_json: bool, text: str) -> None:
