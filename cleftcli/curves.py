@@ -36,9 +36,10 @@ def _losses(axes: Any, steps: Sequence[dict[str, Any]]) -> None:
     width = max(len(x) // SMOOTHED, 1)
     for name in (k for k in steps[0] if k not in NO_LOSS):
         y = np.array([row[name] for row in steps], float)
-        mean = np.convolve(y, np.full(width, 1 / width), "valid")
+        sums = np.cumsum(np.concatenate([[0.0], y]))
+        mean = (sums[width:] - sums[:-width]) / width
         axes.plot(x[width - 1 :], mean, label=name, lw=1.8 if name == "loss" else 1.0)
-    axes.set(xlabel="step", ylabel=f"loss, mean of {width} steps", yscale="log")
+    axes.set(xlabel="step", ylabel="loss, running mean", yscale="log")
     rate = axes.twinx()
     rate.plot(x, [row["learning_rate"] for row in steps], color="0.7", lw=0.8)
     rate.set(ylabel="learning rate (grey)", ylim=(0, None))

@@ -120,6 +120,11 @@ def read_foreground(volume: Volume, threshold: float | None = None) -> Foregroun
     return Foreground(volume, "probability", float(chosen))
 
 
+def read_annotation(volume: Volume) -> Foreground:
+    """The clefts that training learns from: uint8 and bool are masks, all others ids."""
+    return Foreground(volume, "mask" if volume.dtype in (bool, np.uint8) else "ids", None)
+
+
 def _by_dtype(volume: Volume) -> Content:
     if volume.dtype == bool:
         return "mask"

@@ -58,6 +58,12 @@ class Roi:
             zyx([min(a, b) for a, b in zip(self.end, other.end, strict=True)]),
         )
 
+    def middle(self, most: Zyx) -> Roi:
+        """The box of at most `most` voxels an edge in the middle of this one."""
+        shape = zyx([min(s, m) for s, m in zip(self.shape, most, strict=True)])
+        corner = [(s - n) // 2 for s, n in zip(self.shape, shape, strict=True)]
+        return Roi(zyx(corner), shape).shift(self.offset)
+
     def holds(self, other: Roi) -> bool:
         """Whether every voxel of `other` is in this box."""
         return self.intersect(other) == other

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cleftcli.foreground import Foreground, read_foreground
-from cleftcli.geometry import Roi, Zyx, zyx
+from cleftcli.foreground import Foreground, read_annotation
+from cleftcli.geometry import Zyx
 from cleftcli.metrics import cremi_score, scores
 from cleftcli.model.inference import Predictor
 from cleftcli.pictures import montage
@@ -29,11 +29,10 @@ SHOWN_SECTIONS, SHOWN_EDGE = 3, 512
 
 @dataclass(frozen=True)
 class Held:
-    """A held-out region, predicted: the pair to score, and raw (z, y, x) uint8 beside it."""
+    """A held-out region, predicted: the pair to score."""
 
     source: Source
     pair: Pair
-    raw: np.ndarray
 
 
 def predicted(predictor: Predictor, sources: Sequence[Source], tile: Zyx) -> list[Held]:
@@ -46,11 +45,9 @@ def _predicted(predictor: Predictor, source: Source, tile: Zyx) -> Held:
     tiling = Tiling(tile_grid(image.shape, tile), "bump")
     found = predict_roi(predictor, image, intensity_range(image), tiling, source.roi)
     probability = in_memory(quantise(found.probability), like=image)
-    truth = read_foreground(in_memory(ids.read(source.roi), like=ids))
+    truth = read_annotation(in_memory(ids.read(source.roi), like=ids))
     prediction = Foreground(probability, "probability", 0.5)
-    pair = Pair(prediction, truth, probability.roi, source.voxel_size)
-    raw = unit(image.read(source.roi), intensity_range(image))
-    return Held(source, pair, quantise(raw))
+    return Held(source, Pair(prediction, truth, probability.roi, source.voxel_size))
 
 
 def choose(held: Sequence[Held]) -> dict[str, Any]:
@@ -95,15 +92,15 @@ def _mean(values: Sequence[Any]) -> float | None:
 
 def picture(path: Path, held: Held, threshold: float) -> None:
     """Raw, truth and prediction of a few sections, around the middle."""
-    depth, height, width = held.pair.roi.shape
-    edge = [min(n, SHOWN_EDGE) for n in (height, width)]
-    corner = [(n - e) // 2 for n, e in zip((height, width), edge, strict=True)]
-    part = Roi(zyx([0, *corner]), zyx([depth, *edge]))
+    depth = held.pair.roi.shape[0]
+    part = held.pair.roi.middle((depth, SHOWN_EDGE, SHOWN_EDGE))
+    image = held.source.volumes()[0]
+    raw = unit(image.read(part.shift(held.source.roi.offset)), intensity_range(image))
     levels, truth = held.pair.prediction.levels(part), held.pair.truth
     sections = np.linspace(0, depth - 1, min(SHOWN_SECTIONS, depth)).round().astype(int)
     montage(
         path,
-        held.raw[part.within(held.pair.roi)],
+        quantise(raw),
         truth.mask(truth.levels(part)),
         levels / held.pair.prediction.full,
         sections=sections.tolist(),

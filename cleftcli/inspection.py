@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from cleftcli.errors import InputError
-from cleftcli.geometry import Roi, zyx
+from cleftcli.geometry import Roi
 from cleftcli.volumes import Nm, Reading, Scan, Volume, open_volume
 from cleftcli.volumes.intensity import Range, unit
 
@@ -72,15 +72,14 @@ class Sample:
 def look(volume: Volume, roi: Roi | None = None) -> Sample:
     """Read a few sections of a volume, or of a box of it."""
     box = roi or volume.roi
-    depth, height, width = box.shape
+    depth = box.shape[0]
     chosen = np.unique(np.linspace(0, depth - 1, SAMPLED_SECTIONS).astype(int)).tolist()
-    edge = (min(height, SAMPLED_EDGE), min(width, SAMPLED_EDGE))
-    corner = ((height - edge[0]) // 2, (width - edge[1]) // 2)
+    shown = box.middle((depth, SAMPLED_EDGE, SAMPLED_EDGE))
     read: dict[int, np.ndarray] = {}
     strange: list[int] = []
     unreadable: list[int] = []
     for z in (box.offset[0] + n for n in chosen):
-        middle = Roi((z, box.offset[1] + corner[0], box.offset[2] + corner[1]), zyx([1, *edge]))
+        middle = Roi((z, *shown.offset[1:]), (1, *shown.shape[1:]))
         try:
             section = volume.read(middle)
         except InputError:

@@ -5,6 +5,7 @@ Each process computes its share of every batch; gradients are averaged, so all s
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,12 @@ PATIENCE = timedelta(hours=6)  # the others wait while the first one validates
 
 @dataclass(frozen=True)
 class Replica:
-    """One of `count` processes; number 0 writes and speaks."""
+    """One of `count` processes; number 0 writes and speaks, the others tell errors only."""
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0  # on this machine
+    local_count: int = 1
 
     @property
     def first(self) -> bool:
@@ -35,6 +37,14 @@ class Replica:
         """This process's own GPU where `auto` or `cuda` would give all the same one."""
         shared = name in ("auto", "cuda") and torch.cuda.is_available() and self.count > 1
         return f"cuda:{self.local_rank}" if shared else name
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any of them; all ask at the same step."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        return bool(flags)
 
     def share(self, network: nn.Module) -> nn.Module:
         """The network as this process calls it in training: its gradients are everyone's mean."""
@@ -48,9 +58,13 @@ def joined() -> Iterator[Replica]:
     if count == 1:
         yield Replica()
         return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
+    here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    replica = Replica(distributed.get_rank(), count, *here)
+    if not replica.first:
+        logging.getLogger("cleftcli").setLevel(logging.ERROR)
     try:
-        yield Replica(distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
+        yield replica
     finally:
         distributed.destroy_process_group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from cleftcli import __version__
 from cleftcli.curves import curves
 from cleftcli.errors import ConflictError, InputError
 
+DRAWN = 10_000  # steps that a picture shows, of however many
 LIBRARIES = ("torch", "numpy", "scipy", "gunpowder", "tensorstore")
 
 
@@ -47,12 +48,13 @@ class RunFolder:
             raise InputError(f"{self.path}: nothing to resume, there is no {self.state.name}")
         if resume and copy.read_bytes() != config.read_bytes():
             raise ConflictError(f"{self.path} was started with another config; compare {copy}")
-        if not resume and self._steps.exists():
+        if not resume and (self.state.exists() or self.checkpoint.exists()):
             raise ConflictError(
                 f"{self.path} holds a run; continue it with --resume or choose another -o"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(config, copy)
+        if not (copy.exists() and copy.samefile(config)):
+            shutil.copyfile(config, copy)
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Write run.json: what repeats the run, beside the libraries and the machine."""
@@ -66,24 +68,27 @@ class RunFolder:
         text = json.dumps(about, indent=1, default=str)
         (self.path / "run.json").write_text(text, encoding="utf-8")
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines of later steps."""
-        for path in (self._steps, self._held_out):
-            kept = [row for row in _rows(path) if row["step"] <= step]
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    def rewind(self, step: int, validated: int) -> None:
+        """Drop the lines of steps and validations after these, which no state knows."""
+        for path, last in ((self._steps, step), (self._held_out, validated)):
+            if path.exists():
+                _rewrite(path, [row for row in _rows(path) if row["step"] <= last])
 
     def log(self, facts: Mapping[str, Any]) -> None:
         """A line about a step."""
-        _append(self._steps, facts)
+        with self._steps.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(facts) + "\n")
 
     def log_held_out(self, facts: Mapping[str, Any]) -> None:
-        """A line about a validation."""
-        _append(self._held_out, facts)
+        """A line about a validation, in place of an earlier one of that step."""
+        others = [row for row in _rows(self._held_out) if row["step"] != facts["step"]]
+        _rewrite(self._held_out, [*others, facts])
 
-    def validated(self) -> int | None:
-        """The step of the last validation."""
-        rows = _rows(self._held_out)
-        return int(rows[-1]["step"]) if rows else None
+    def sample(self, step: int) -> Path:
+        """Where the picture of a validation goes."""
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        return folder / f"step_{step:07d}.png"
 
     @contextmanager
     def events(self, step: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
@@ -100,14 +105,8 @@ class RunFolder:
 
     def draw(self) -> None:
         """Write curves.png."""
-        if steps := _rows(self._steps):
+        if steps := _rows(self._steps, DRAWN):
             curves(self.path / "curves.png", steps, _rows(self._held_out))
-
-    def sample(self, step: int) -> Path:
-        """Where the picture of a validation goes."""
-        folder = self.path / "samples"
-        folder.mkdir(exist_ok=True)
-        return folder / f"step_{step:07d}.png"
 
     def latest(self, step: int) -> Path:
         """Where the checkpoint of a step goes, beside those of the steps before."""
@@ -129,17 +128,19 @@ class RunFolder:
         return self.path / "held_out.jsonl"
 
 
-def _append(path: Path, facts: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(facts) + "\n")
+def _rewrite(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; one that a kill has torn is none."""
+def _rows(path: Path, most: int | None = None) -> list[dict[str, Any]]:
+    """The whole lines of a file, or about `most` of them; one that a kill has torn is none."""
     if not path.exists():
         return []
+    lines = path.read_text(encoding="utf-8").splitlines()
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines[:: max(len(lines) // most, 1) if most else 1]:
         try:
             found.append(json.loads(line))
         except ValueError:

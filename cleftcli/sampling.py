@@ -7,8 +7,9 @@ pipeline, and their targets computed with the context that makes them exact.
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ def open_source(
     intensity_range(image)
     if ids.dtype.kind not in "bu":
         raise InputError(f"{clefts} is {ids.dtype}; cleft ids or a mask are unsigned integers")
+    if ids.attributes.get("content") not in (None, "mask", "ids"):
+        raise InputError(f"{clefts} holds {ids.attributes['content']}, not cleft ids or a mask")
     sizes = {v.space.voxel_size for v in (image, ids)} - {None}
     if reading.voxel_size is None and len(sizes) == 2:
         raise InputError(f"{raw} and {clefts} state different voxel sizes: {sizes}")
@@ -73,12 +76,13 @@ def open_source(
     return Source(raw, clefts, box, size, reading, weight)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache
 def _pair(raw: str, clefts: str | None, reading: Reading) -> tuple[Volume, Volume, Roi]:
     """Raw, its ids over the same voxels, and the box that is annotated."""
     image = open_volume(raw, reading=reading)
     if clefts is None:
-        return image, in_memory(np.broadcast_to(np.uint8(0), image.shape), like=image), image.roi
+        nothing = in_memory(np.broadcast_to(np.uint8(0), image.shape), like=image)
+        return image, replace(nothing, chunks=image.chunks), image.roi
     ids = open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
     if image.shape == ids.shape:
         return image, ids, image.roi
@@ -247,7 +251,7 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         return (None, None) if name == "mask" else (self.scale, self.unit)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache
 def _pipeline(source: Source, chosen: tuple[Augmentation, ...]) -> Any:
     """A source's pipeline, set up once per process."""
     pipeline = VolumeSource(source)
@@ -270,4 +274,11 @@ def loader(batches: Batches, indices: Sequence[int], workers: int) -> DataLoader
         # tensorstore must not be forked
         multiprocessing_context="forkserver" if workers else None,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_signals,
     )
+
+
+def _ignore_signals(_worker: int) -> None:
+    """Ctrl-C reaches a whole group of processes; the training loop decides when its workers end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -9,9 +9,8 @@ import functools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ LEAST_SHARE = 0.1  # of a checkpoint's weights, or it is another network's
 
 
 class NotFinite(CleftError):
-    """The loss became NaN or infinite."""
+    """The loss or a gradient became NaN or infinite."""
 
     exit_code = 1
 
@@ -52,7 +51,7 @@ class Run:
     precision: str
     replica: Replica = ALONE
     step: int = 0
-    best: dict[str, Any] = field(default_factory=dict)  # the held-out scores of the best so far
+    validated: int = 0  # the step of the last validation
 
     @functools.cached_property
     def shared(self) -> nn.Module:
@@ -91,7 +90,7 @@ def new_run(
         UsageError: no such network, objective, option, device or precision.
     """
     torch.manual_seed(config.seed)
-    torch.set_num_threads(cores())
+    torch.set_num_threads(max(cores() // replica.local_count, 1))
     device = choose_device(replica.device(device_name))
     learned = objective(config.objective.name, config.objective.options)
     network = build(
@@ -146,7 +145,7 @@ def update(run: Run, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float
     """One step of the optimiser; the mean loss of the batches before it, its parts, and the rate.
 
     Raises:
-        NotFinite: the loss is NaN or infinite; the weights are as they were.
+        NotFinite: the loss or a gradient is NaN or infinite; the weights are as they were.
     """
     training, rate = run.config.training, learning_rate(run.config, run.step)
     for group in run.optimizer.param_groups:
@@ -155,8 +154,9 @@ def update(run: Run, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float
     torch.manual_seed(_seed(run.config.seed, run.step, run.replica.rank))
     run.optimizer.zero_grad(set_to_none=True)
     seen = [_backward(run, batch, len(batches)) for batch in batches]
-    if training.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip)
+    norm = nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip or math.inf)
+    if not torch.isfinite(norm):
+        raise NotFinite(f"a gradient is not finite at step {run.step} (seed {run.config.seed})")
     run.optimizer.step()
     run.step += 1
     _follow(run.average, run.network, training.average, run.step)
@@ -210,14 +210,14 @@ def save_state(run: Run) -> None:
     tensors = {f"network/{k}": v for k, v in run.network.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in run.average.items()}
     tensors |= {f"moment/{i}/{k}": v for i, m in moments.items() for k, v in m.items()}
-    header = {"step": run.step, "best": run.best}
+    header = {"step": run.step, "validated": run.validated}
     write_tensors(run.folder / "state.safetensors", tensors, header)
 
 
 def load_state(run: Run) -> None:
     """Continue where `save_state` was; the next update is the one it would have made."""
     tensors, header = read_tensors(run.folder / "state.safetensors")
-    run.step, run.best = int(header["step"]), dict(header.get("best", {}))
+    run.step, run.validated = int(header["step"]), int(header.get("validated", 0))
     run.network.load_state_dict(_under("network/", tensors))
     for name, value in _under("average/", tensors).items():
         run.average[name].copy_(value)

@@ -116,16 +116,19 @@ def test_test_regions_are_scored_once_with_what_was_chosen_elsewhere(cleft, tmp_
     assert (tmp_path / "run/log.jsonl").exists()
 
 
-def test_a_resumed_run_is_the_run(cleft, tmp_path, config):
-    """Stopped after a validation and continued, a run has the same lines, best and weights."""
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_resumed_run_is_the_run(cleft, tmp_path, config, step):
+    """Stopped at any step and continued, a run has the same lines, best, scores and weights."""
+    written(config, more="average = 0.5\n")
     ok(cleft("train", config, "-o", tmp_path / "whole", "--json"))
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom cleftcli.jobs.train import train\n"
-        "def report(step, *_):\n    step == 3 and os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def report(step, *_):\n"
+        "    step == int(sys.argv[3]) and os.kill(os.getpid(), signal.SIGTERM)\n"
         "train(Path(sys.argv[1]), Path(sys.argv[2]), resume=False, device='cpu', report=report)\n"
     )
-    stopped = subprocess.run([sys.executable, "-c", code, config, tmp_path / "parts"], check=False)
-    assert stopped.returncode == 143
+    command = [sys.executable, "-c", code, config, tmp_path / "parts", str(step)]
+    assert subprocess.run(command, check=False).returncode == 143
     ok(cleft("train", config, "-o", tmp_path / "parts", "--resume", "--json"))
     for name in ("log.jsonl", "held_out.jsonl"):
         whole, parts = (rows(tmp_path / n / name) for n in ("whole", "parts"))
@@ -192,6 +195,34 @@ def test_two_processes_train_as_one(tmp_path, config):
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["steps"] == 6
     assert [row["step"] for row in rows(run / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert done.stderr.count("steps 6/6") == 1
+
+
+def test_a_run_that_failed_before_its_first_save_may_start_again(cleft, tmp_path, config):
+    """Nothing was kept: the corrected command needs no other folder."""
+    run = tmp_path / "run"
+    written(config, rate="1e30")
+    assert cleft("train", config, "-o", run).exit_code == 1
+    assert not (run / "state.safetensors").exists()
+    written(config)
+    ok(cleft("train", config, "-o", run, "--json"))
+    assert [row["step"] for row in rows(run / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path):
+    """A finite loss with a gradient that is none stops the run before the optimiser acts."""
+    from cleftcli.config import load as load_config
+    from cleftcli.training import NotFinite, new_run, resolved, update
+
+    config = resolved(load_config(written(tmp_path / "c.toml")))
+    run = new_run(config, tmp_path, "cpu")
+    before = {k: v.clone() for k, v in run.network.named_parameters()}
+    hook = run.network.head.weight.register_hook(lambda g: g * float("nan"))
+    batch = {"raw": torch.zeros(2, 1, 4, 16, 16), "mask": torch.ones(2, 4, 16, 16)}
+    with pytest.raises(NotFinite, match="gradient"):
+        update(run, [batch])
+    hook.remove()
+    assert all(torch.equal(v, before[k]) for k, v in run.network.named_parameters())
 
 
 def test_curves_need_no_validation(tmp_path):
@@ -221,7 +252,7 @@ def test_choosing_nothing_from_nothing():
     ]
     pair = Pair(*sides, whole(empty.shape), (40.0, 4.0, 4.0))
     source = Source("a", "a", whole(empty.shape), (40.0, 4.0, 4.0))
-    found = choose([Held(source, pair, empty)])
+    found = choose([Held(source, pair)])
     assert found["threshold"] == 0.5
     assert found["mean"]["cremi_score"] is None
     assert "with_min_voxels" not in found

@@ -110,13 +110,12 @@ def test_check_looks_before_anything_starts(cleft, tmp_path, config):
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [
-        (lambda ids: np.full_like(ids, BACKGROUND), "no cleft"),
         (lambda ids: np.where(ids == BACKGROUND, np.uint64(1), np.uint64(BACKGROUND)), "swapped"),
         (lambda ids: ids[:, ::-1].copy(), "aligned"),
     ],
 )
 def test_check_doubts_labels_that_do_not_fit(cleft, tmp_path, config, grown, change, doubt):
-    """Labels without clefts, swapped or displaced are doubted in words."""
+    """Labels swapped or displaced are doubted in words."""
     store(f"{tmp_path}/other.zarr/clefts", change(grown.clefts))
     text = config.read_text().replace("volume.zarr/volumes/labels/clefts", "other.zarr/clefts", 1)
     config.write_text(text)
@@ -131,7 +130,7 @@ def test_nothing_to_learn_from_is_refused(cleft, tmp_path, config, grown):
     config.write_text(text)
     done = cleft("train", config, "-o", tmp_path / "run")
     assert done.exit_code == 3
-    assert "no cleft to learn from" in done.stderr
+    assert "data.train: there is no cleft" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -195,3 +194,71 @@ def test_a_run_on_an_annotated_part(cleft, tmp_path, volume, grown, config):
     config.write_text(text.replace('":,:,', '":8,4:,'))
     found = ok(cleft("train", config, "-o", tmp_path / "run", "--json"))
     assert found["held_out"]["mean"]["auc"] is not None
+
+
+def test_training_and_scoring_read_a_mask_alike(cleft, tmp_path, volume, grown, config):
+    """In a uint8 mask 255 is unknown to both; one of 0 and 255 alone has no cleft."""
+    ids = grown.clefts != BACKGROUND
+    cases = {"ones": ids * 1, "levels": ids * 255, "both": ids * 1}
+    cases["both"][:, :5] = 255
+    for name, mask in cases.items():
+        store(f"{tmp_path}/{name}.zarr/clefts", mask.astype(np.uint8))
+        text = config.read_text().replace(
+            "volume.zarr/volumes/labels/clefts", f"{name}.zarr/clefts"
+        )
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text)
+        done = cleft("train", path, "-o", tmp_path / "c.png", "--check", "--json")
+        assert (done.exit_code == 3) == (name == "levels"), done.stderr
+    row = ok(done)["regions"][0]
+    assert row["unknown_percent"] == pytest.approx(100 * 5 / 48)
+    assert row["cleft_percent"] == pytest.approx(100 * ids[:, 5:, :32].sum() / (10 * 48 * 32))
+
+
+def test_a_prediction_is_no_annotation(cleft, tmp_path, volume, config):
+    """A probability that cleft wrote is refused as clefts to learn from."""
+    store(f"{tmp_path}/p.zarr/cleft", np.full((10, 48, 64), 9, np.uint8), content="probability")
+    config.write_text(
+        config.read_text().replace("volume.zarr/volumes/labels/clefts", "p.zarr/cleft", 1)
+    )
+    done = cleft("train", config, "-o", tmp_path / "run")
+    assert done.exit_code == 3
+    assert "holds probability" in done.stderr
+
+
+def test_another_name_of_the_same_volume_overlaps_too(cleft, tmp_path, volume, config):
+    """Overlap is seen through defaults, links and detours in an address."""
+    (tmp_path / "link.zarr").symlink_to(volume)
+    for other in ("volume.zarr", "../" + tmp_path.name + "/volume.zarr/volumes/raw", "link.zarr"):
+        text = config.read_text().replace(":,:,32:48", ":,:,16:48")
+        head, tail = text.split("validate", 1)
+        path = tmp_path / "other.toml"
+        path.write_text(head + "validate" + tail.replace("volume.zarr/volumes/raw", other, 1))
+        done = cleft("train", path, "-o", tmp_path / "run")
+        assert done.exit_code == 2, other
+        assert "overlaps" in done.stderr
+
+
+def test_missing_chunks_of_raw_alone_are_seen(cleft, tmp_path, volume):
+    """Raw without clefts is scanned as any input is."""
+    next((volume / "volumes/raw").rglob("[0-9]*/[0-9]*/[0-9]*")).unlink()
+    path = tmp_path / "mae.toml"
+    path.write_text(
+        '[data]\nmissing = "error"\ntrain = [{ raw = "volume.zarr/volumes/raw" }]\n'
+        '[network]\nname = "mae"\ninput_shape = [4, 16, 16]\n'
+        "options = { patch = [1, 8, 8], width = 12, depth = 1, heads = 2, decoder_width = 12, "
+        'decoder_depth = 1, decoder_heads = 2 }\n[objective]\nname = "reconstruction"\n'
+    )
+    done = cleft("train", path, "-o", tmp_path / "run")
+    assert done.exit_code == 3
+    assert "missing" in done.stderr
+
+
+def test_voxels_of_one_size_are_trained_on(cleft, tmp_path, volume, config):
+    """Regions whose voxels are unlike are refused, with both sizes."""
+    text = config.read_text().replace(':,:,0:32" }', ':,:,0:32", voxel_size = [40, 32, 32] }')
+    config.write_text(text)
+    done = cleft("train", config, "-o", tmp_path / "run")
+    assert done.exit_code == 3
+    assert "(40.0, 8.0, 8.0)" in done.stderr
+    assert "(40.0, 32.0, 32.0)" in done.stderr

@@ -50,6 +50,8 @@ def _check(config: Path, picture: Path, device: str, json: bool) -> None:
     from cleftcli.jobs.check import check
 
     found = check(config, picture, device=device)
+    if not found:  # under torchrun the first process speaks
+        return
     regions = [report.table(list(region.items())) for region in found["regions"]]
     facts = [(k, v) for k, v in found.items() if k != "regions"]
     report.result(found, as_json=json, text="\n\n".join([*regions, report.table(facts)]))

@@ -11,12 +11,14 @@ import numpy as np
 from scipy import ndimage
 
 from cleftcli.config import load
-from cleftcli.foreground import read_foreground
+from cleftcli.errors import UsageError
+from cleftcli.foreground import read_annotation
 from cleftcli.geometry import BlockPlan, Roi, fit_block, zyx
 from cleftcli.pictures import overlay
+from cleftcli.replicas import joined
 from cleftcli.sampling import Source
 from cleftcli.training import new_run, resolved, update
-from cleftcli.training_data import batches_of, inspect, open_data
+from cleftcli.training_data import batches_of, inspect, open_data, start_of
 from cleftcli.volumes.intensity import intensity_range, unit
 
 BLOCK_VOXELS = 2**24
@@ -37,19 +39,25 @@ def check(config_path: Path, picture: Path, *, device: str) -> dict[str, Any]:
     Raises:
         CleftError: as `train` would.
     """
+    if picture.suffix != ".png":
+        raise UsageError(f"{picture}: the picture is a .png")
     config, base = resolved(load(config_path)), config_path.parent
-    data = open_data(config, base)
-    inspect(data, config.data.missing)
-    uses = {"train": data.train, "validate": data.held_out, "test": data.test}
-    looked = [(use, _look(source)) for use, sources in uses.items() for source in sources]
-    _draw(picture, data.train[0], looked[0][1].clefts)
-    run = new_run(config, config_path.parent, device)
-    batches = batches_of(config, data.train, run.replica)
-    each, losses, started = config.training.accumulate, [], time.monotonic()
-    for step in range(STEPS):
-        facts = update(run, [batches[step * each + n] for n in range(each)])
-        losses.append(facts["loss"])
-    seconds = (time.monotonic() - started) / STEPS
+    with joined() as replica:
+        if not replica.first:
+            return {}
+        data = open_data(config, base)
+        inspect(data, config.data.missing)
+        run = new_run(config, base, device, init_from=start_of(config, base))
+        batches = batches_of(config, data.train, run.replica)
+        uses = {"train": data.train, "validate": data.held_out, "test": data.test}
+        looked = [(use, _look(source)) for use, sources in uses.items() for source in sources]
+        _draw(picture, data.train[0], looked[0][1].clefts)
+        each, losses, seconds = config.training.accumulate, [], 0.0
+        for step in range(STEPS):
+            made = [batches[step * each + n] for n in range(each)]
+            started = time.monotonic()
+            losses.append(update(run, made)["loss"])
+            seconds = time.monotonic() - started
     return {
         "regions": [{"for": use, **about.summary()} for use, about in looked],
         "loss": losses,
@@ -104,7 +112,7 @@ class Look:
 def _look(source: Source) -> Look:
     """Read a region, block by block."""
     image, labels = source.volumes()
-    truth = read_foreground(labels)
+    truth = read_annotation(labels)
     clefts, unknown = np.zeros(source.roi.shape[0], np.int64), 0
     ids: set[int] = set()
     levels = np.zeros((2, 2))  # inside and beside: sum, count
@@ -130,12 +138,10 @@ def _sections(part: Roi, whole: Roi) -> slice:
 def _draw(path: Path, source: Source, clefts: np.ndarray) -> None:
     """The sections with most clefts, cut around the middle."""
     image, labels = source.volumes()
-    truth = read_foreground(labels)
+    truth = read_annotation(labels)
     shown = sorted(np.argsort(-clefts, kind="stable")[:SHOWN_SECTIONS].tolist())
-    height, width = source.roi.shape[1:]
-    edge = [min(n, SHOWN_EDGE) for n in (height, width)]
-    corner = [(n - e) // 2 for n, e in zip((height, width), edge, strict=True)]
-    places = [Roi(zyx([z, *corner]), zyx([1, *edge])).shift(source.roi.offset) for z in shown]
+    part = source.roi.middle((source.roi.shape[0], SHOWN_EDGE, SHOWN_EDGE))
+    places = [Roi((part.offset[0] + z, *part.offset[1:]), (1, *part.shape[1:])) for z in shown]
     raw = [unit(image.read(p), intensity_range(image))[0] for p in places]
     true = [truth.mask(truth.levels(p))[0] for p in places]
     names = [p.offset[0] for p in places]

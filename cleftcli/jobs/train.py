@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from cleftcli.replicas import joined
 from cleftcli.run_folder import RunFolder
 from cleftcli.sampling import Source, loader
 from cleftcli.training import NotFinite, Run, load_state, new_run, resolved, save_state, update
-from cleftcli.training_data import Data, batches_of, inspect, open_data, place
+from cleftcli.training_data import Data, batches_of, inspect, open_data, start_of
 
 log = logging.getLogger(__name__)
 Report = Callable[[int, int, dict[str, float]], None]
@@ -61,19 +62,11 @@ def train(
     config, base = resolved(load(config_path)), config_path.parent
     with joined() as replica:
         data = open_data(config, base)
-        files = RunFolder(folder)
-        if replica.first:
-            files.prepare(config_path, resume=resume)
         inputs = inspect(data, config.data.missing)
-        start = config.training.init_from
-        init_from = Path(place(base, start)) if start and not resume else None
+        init_from = None if resume else start_of(config, base)
         run = new_run(config, folder, device, init_from=init_from, replica=replica)
-        if resume:
-            load_state(run)
-        training = _Training(run, data, files, report)
-        if replica.first:
-            files.describe({"config": config.model_dump(mode="json"), "inputs": inputs})
-            files.rewind(run.step)
+        training = _Training(run, data, RunFolder(folder), report)
+        training.begin(config_path, inputs, resume=resume)
         training.loop()
         return training.finish(inputs) if replica.first else {}
 
@@ -92,6 +85,17 @@ class _Training:
         self.batches = batches_of(self.run.config, self.data.train, self.run.replica)
         self.intensities = self.data.intensities()
 
+    def begin(self, config: Path, inputs: list[dict[str, Any]], *, resume: bool) -> None:
+        """Make the folder, or continue where the one there was."""
+        if self.run.replica.first:
+            self.files.prepare(config, resume=resume)
+        if resume:
+            load_state(self.run)
+        if self.run.replica.first:
+            config_as_read = self.run.config.model_dump(mode="json")
+            self.files.describe({"config": config_as_read, "inputs": inputs})
+            self.files.rewind(self.run.step, self.run.validated)
+
     def loop(self) -> None:
         """Step until the config's steps are done, saving and validating on the way."""
         run, steps, each = self.run, self.config.steps, self.config.accumulate
@@ -101,6 +105,7 @@ class _Training:
         with stoppable() as stop, lines as events:
             feed = iter(loader(self.batches, indices, self.config.workers))
             while run.step < steps:
+                self._validate_if_due()
                 run.network.train()
                 before = time.monotonic()
                 batches = [next(feed) for _ in range(each)]
@@ -111,11 +116,15 @@ class _Training:
                 passed = time.monotonic() - started
                 patches = (run.step - begun) * each * self.config.batch_size
                 facts |= {"patches_per_second": patches / passed, "waited": waited / passed}
-                self.report(run.step, steps, facts)
                 if events is not None:
+                    self.report(run.step, steps, facts)
                     events(run.step, facts)
-                    self._keep(facts, last=bool(stop.signal) or run.step == steps)
-                stop.exit()
+                    self.files.log({"step": run.step, **facts})
+                stopping = run.replica.any(stop.signal is not None)
+                if run.step % self.config.save_every == 0 or stopping or run.step == steps:
+                    self._keep()
+                if stopping:
+                    raise SystemExit(128 + (stop.signal or signal.SIGTERM))
         share = waited / max(time.monotonic() - started, 1e-9)
         if share > SLOW_DATA:
             log.warning("the network waited %.0f %% of the time for data", 100 * share)
@@ -127,32 +136,31 @@ class _Training:
             first = self.run.step * self.config.accumulate
             places = [self.batches.places(first + n) for n in range(len(batches))]
             facts = {"step": self.run.step, "seed": self.run.config.seed, "patches": places}
-            path = self.files.path / "bad_batch.json"
+            of = "" if self.run.replica.first else f".{self.run.replica.rank}"
+            path = self.files.path / f"bad_batch{of}.json"
             path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
             raise NotFinite(
-                f"{error}; the state before is kept, and the patches are in {path}. A lower "
-                "learning_rate or a gradient_clip may help"
+                f"{error}; the last state that was saved is kept, and the patches are in {path}. "
+                "A lower learning_rate or a gradient_clip may help"
             ) from None
 
-    def _keep(self, facts: dict[str, float], *, last: bool) -> None:
-        """Log a step, and save or validate when it is time to."""
-        run, step = self.run, self.run.step
-        self.files.log({"step": step, **facts})
-        if self.data.held_out and (step % self.config.validate_every == 0) and not last:
-            self._validate()
-        if step % self.config.save_every == 0 or last:
-            save_state(run)
-            self._save(self.files.latest(step), {})
-            self.files.prune(self.config.keep)
-            if not run.best:
-                self._save(self.files.checkpoint, {})
+    def _keep(self) -> None:
+        """Save the state, and checkpoints; the best one stays where regions are held out."""
+        if not self.run.replica.first:
+            return
+        save_state(self.run)
+        self._save(self.files.latest(self.run.step), {})
+        self.files.prune(self.config.keep)
+        if not self._best():
+            self._save(self.files.checkpoint, {})
 
     def finish(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Validate and test what came of the run; returns its facts."""
         run = self.run
-        if self.data.held_out and self.files.validated() != run.step:
+        if self.data.held_out and run.validated < run.step:
             self._validate()
-            save_state(run)
+        if not self._best():
+            self._save(self.files.checkpoint, {})
         tested = self._test() if self.data.test else {}
         if isinstance(run.objective, Reconstruction):
             self._show_reconstruction(run.objective)
@@ -161,34 +169,50 @@ class _Training:
             "checkpoint": str(self.files.checkpoint),
             "run": str(self.files.path),
             "steps": run.step,
-            "held_out": run.best,
+            "held_out": self._best(),
             "test": tested,
             "inputs": inputs,
         }
 
-    def _validate(self) -> None:
-        """Score the held-out regions; the best network yet becomes the checkpoint."""
+    def _validate_if_due(self) -> None:
+        """At the beginning of a step, so that a run which was stopped before it catches up."""
         run = self.run
+        due = run.step > run.validated and run.step % self.config.validate_every == 0
+        if run.replica.first and self.data.held_out and due:
+            self._validate()
+
+    def _validate(self) -> None:
+        """Score the held-out regions; the best network yet becomes the checkpoint.
+
+        The state comes last: a run that is killed before it validates again, to the same end.
+        """
+        run, best = self.run, self._best()
         held = self._predicted(self.data.held_out)
         found = {"step": run.step, **choose(held)}
-        self.files.log_held_out(
-            {"step": run.step, "threshold": found["threshold"], **found["mean"]}
-        )
         picture(self.files.sample(run.step), held[0], found["threshold"])
-        if not run.best or _rank(found) <= _rank(run.best):
-            run.best = found
+        if not best or _rank(found) <= _rank(best):
             self._save(self.files.checkpoint, found)
+        chosen = {"step": run.step, "threshold": found["threshold"]}
+        self.files.log_held_out(chosen | found["mean"])
         self.files.draw()
+        run.validated = run.step
+        save_state(run)
+
+    def _best(self) -> dict[str, Any]:
+        """The held-out scores of the best network yet, from its checkpoint."""
+        if not self.files.checkpoint.exists():
+            return {}
+        return dict(load_checkpoint(self.files.checkpoint)[0].training.get("held_out", {}))
 
     def _test(self) -> dict[str, Any]:
-        """Score the test regions once, with the best network at its threshold."""
-        run = self.run
+        """Score the test regions with the best network at its threshold, once."""
         checkpoint, weights = load_checkpoint(self.files.checkpoint)
-        threshold = 0.5 if checkpoint.threshold is None else checkpoint.threshold
-        found = score(self._predicted(self.data.test, weights), threshold)
-        run.best = {**run.best, "test": found} if run.best else {}
-        self._save(self.files.checkpoint, checkpoint.training["held_out"], weights, found)
-        return found
+        if not checkpoint.training.get("test"):
+            threshold = 0.5 if checkpoint.threshold is None else checkpoint.threshold
+            found = score(self._predicted(self.data.test, weights), threshold)
+            checkpoint = replace(checkpoint, training={**checkpoint.training, "test": found})
+            save(self.files.checkpoint, checkpoint, weights)
+        return dict(checkpoint.training["test"])
 
     def _predicted(
         self, sources: tuple[Source, ...], weights: dict[str, Tensor] | None = None
@@ -203,13 +227,8 @@ class _Training:
         run.network.load_state_dict(own)
         return held
 
-    def _save(
-        self,
-        path: Path,
-        held_out: dict[str, Any],
-        weights: dict[str, Tensor] | None = None,
-        tested: dict[str, Any] | None = None,
-    ) -> None:
+    def _save(self, path: Path, held_out: dict[str, Any]) -> None:
+        """The average of the weights as a checkpoint, with the scores it has reached."""
         config = self.run.config
         checkpoint = Checkpoint(
             network=config.network.name,
@@ -219,19 +238,18 @@ class _Training:
             objective_options=config.objective.options,
             voxel_size=self.data.voxel_size,
             intensities=self.intensities,
-            step=held_out.get("step", self.run.step),
+            step=self.run.step,
             threshold=held_out.get("threshold"),
             training={
                 "config": config.model_dump(mode="json", by_alias=True),
                 "licence": config.data.licence,
                 "held_out": held_out,
-                "test": tested or {},
                 "precision": self.run.precision,
             },
             version=__version__,
         )
-        chosen = (weights or self.run.average).items()
-        save(path, checkpoint, {k: v.half() if _is_weight(v) else v for k, v in chosen})
+        weights = {k: v.half() if _is_weight(v) else v for k, v in self.run.average.items()}
+        save(path, checkpoint, weights)
 
     def _show_reconstruction(self, learned: Reconstruction) -> None:
         """A picture of what the network makes of a patch that it did not train on as it is."""
