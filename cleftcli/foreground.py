@@ -57,7 +57,8 @@ class Foreground:
         """
         data = self._read(roi)
         if self.content == "probability":
-            return data, np.zeros(data.shape, bool)
+            unknown = np.isnan(data) if data.dtype.kind == "f" else np.zeros(data.shape, bool)
+            return np.nan_to_num(data) if unknown.any() else data, unknown
         return self._mask(data).astype(np.uint8), ignore_mask(data)
 
     def levels(self, roi: Roi) -> np.ndarray:

@@ -23,6 +23,7 @@ from cleftcli.model import build, preset
 from cleftcli.model.checkpoint import load, read_tensors, write_tensors
 from cleftcli.model.device import autocast, choose_device, choose_precision, cores
 from cleftcli.model.objectives import Objective, objective
+from cleftcli.model.transformer import PATCH
 from cleftcli.replicas import Replica
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,12 @@ def resolved(config: Config) -> Config:
         tile = zyx(asked.input_shape)
     if (asked.name == "mae") != (config.objective.name == "reconstruction"):
         raise UsageError("network mae learns by objective reconstruction, and it alone does")
+    patch = {"patch": PATCH, **options, **asked.options}["patch"]
+    wanted = config.objective.options.get("normalise", patch)
+    if list(wanted) != list(patch):
+        raise UsageError(
+            f"objective.options.normalise: {wanted} is not the network's patch {patch}"
+        )
     full = asked.model_copy(update={"input_shape": tile, "options": options | asked.options})
     return config.model_copy(update={"network": full})
 

@@ -206,6 +206,13 @@ def test_a_probability_ignores_nothing():
     assert of.rule == RULES["probability"]
 
 
+def test_a_probability_that_is_no_number_is_unknown():
+    """NaN is neither cleft nor not, and is scored on no side."""
+    of = read_foreground(volume(np.array([0.2, np.nan, 0.9], np.float32)))
+    assert ignored(of) == [False, True, False]
+    assert clefts(of) == [False, False, True]
+
+
 def test_levels_are_those_of_the_box():
     """Levels of a box are the stored voxels of that box."""
     data = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)

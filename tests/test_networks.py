@@ -168,9 +168,12 @@ def test_batch_items_are_independent(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_output_depends_on_input(variant):
     """Another tile gives another output: nothing is blind."""
+    network = tiny(variant)
+    for seed in range(20):
+        network(tiles(2, seed=seed))  # running statistics settle
     with torch.inference_mode():
-        a, b = tiny(variant)(tiles(2))
-    assert (a - b).abs().max() > 1e-3
+        a, b = network.eval()(tiles(2))
+    assert (a[0] - b[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -303,5 +306,46 @@ def test_an_ablation_differs_in_what_it_claims():
 
 def test_cleftnet_knows_its_augmentors():
     """Another one is a usage error that lists them."""
-    with pytest.raises(UsageError, match="learned, self_attention, none"):
+    with pytest.raises(UsageError, match="'learned', 'self_attention' or 'none'"):
         build("cleftnet", out_channels=1, input_shape=SHAPE, options={"feature_augmentor": "no"})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("cleftnet", {"channels": "abc"}, "channels"),
+        ("cleftnet", {"channels": 32}, "channels"),
+        ("cleftnet", {"channels": [4, 8.0]}, "channels.1"),
+        ("cleftnet", {"channels": [0, 4]}, "channels"),
+        ("cleftnet", {"channels": [4]}, "channels"),
+        ("cleftnet", {"channels": []}, "channels"),
+        ("cleftnet", {"key_channels": 0}, "key_channels"),
+        ("cleftnet", {"value_channels": 0}, "value_channels"),
+        ("cleftnet", {"max_keys": -5}, "max_keys"),
+        ("cleftnet", {"max_keys": 64.5}, "max_keys"),
+        ("cleftnet", {"max_keys": True}, "max_keys"),
+        ("cleftnet", {"scale": -1.0}, "scale"),
+        ("cleftnet", {"scale": "1"}, "scale"),
+        ("vit", {"patch": "188"}, "patch"),
+        ("vit", {"patch": [1.9, 8, 8]}, "patch"),
+        ("vit", {"patch": 8}, "patch"),
+        ("vit", {"width": 12, "heads": 5}, "5 heads"),
+        ("vit", {"width": 12, "heads": 2, "depth": 2}, "depth 2"),
+        ("vit", {"depth": 0}, "depth"),
+        ("mae", {"decoder_depth": 0}, "decoder_depth"),
+        ("mae", {"patch": [0, 8, 8]}, "patch"),
+        ("mae", {"hidden": "0.9"}, "hidden"),
+    ],
+)
+def test_options_of_another_kind_are_named(name, options, told):
+    """A wrong type or a number that cannot be meant is a usage error that names the option."""
+    small = {k: v for k, v in tiny_options(name).items() if k not in options}
+    with pytest.raises(UsageError, match=re.escape(told)):
+        build(name, out_channels=2, input_shape=SHAPE, options=small | options)
+
+
+@pytest.mark.parametrize("channels", [[4, 6], (4, 6)])
+def test_options_may_be_lists_or_tuples(channels):
+    """TOML has lists, code has tuples."""
+    made = build("unet3d", out_channels=1, input_shape=SHAPE, options={"channels": channels})
+    assert made.head.in_features == 4

@@ -330,3 +330,21 @@ def test_a_masked_autoencoder_knows_no_clefts():
     """It is no checkpoint to predict with, and says what to do."""
     with pytest.raises(InputError, match="init_from"):
         objective("reconstruction").probability(torch.zeros(1, 2, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mask_and_boundary", {"literal": "false"}),
+        ("mask_and_boundary", {"boundary": -1.0}),
+        ("mask_and_boundary", {"consistency": "0.5"}),
+        ("mask", {"dice": -1}),
+        ("mask", {"dice": [1]}),
+        ("reconstruction", {"normalise": [1, 8]}),
+        ("reconstruction", {"normalise": True}),
+    ],
+)
+def test_options_of_another_kind_are_named(name, options):
+    """A wrong type or a weight below 0 is a usage error that names the option."""
+    with pytest.raises(UsageError, match=next(iter(options))):
+        objective(name, options)

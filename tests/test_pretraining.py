@@ -9,7 +9,7 @@ from PIL import Image
 from cleftcli.model import preset
 from cleftcli.model.checkpoint import load, read_tensors
 
-TRANSFORMER = "patch = [1, 8, 8], width = 24, depth = 2, heads = 2"
+TRANSFORMER = "patch = [1, 8, 8], width = 24, depth = 3, heads = 2"
 PRETRAINING = f"""
 [data]
 train = [{{ raw = "volume.zarr/volumes/raw" }}]

@@ -135,3 +135,19 @@ def test_vit_takes_deep_patches(patch):
     options = {"patch": patch, "width": 12, "depth": 3, "heads": 2, "channels": [4, 4, 4]}
     network = build("vit", out_channels=1, input_shape=(8, 16, 24), options=options)
     assert network(torch.zeros(2, 1, 8, 16, 24)).shape == (2, 1, 8, 16, 24)
+
+
+@pytest.mark.parametrize("name", ["vit", "mae"])
+def test_attention_is_not_stored_in_evaluation_either(name):
+    """No allocation of a prediction comes near heads x tokens x tokens."""
+    options = {"patch": (1, 4, 4), "width": 12, "depth": 3, "heads": 2}
+    if name == "vit":
+        options |= {"channels": (4, 4)}
+    else:
+        options |= {"hidden": 0.05, "decoder_width": 12, "decoder_depth": 1, "decoder_heads": 2}
+    network = build(name, out_channels=2, input_shape=(4, 96, 96), options=options).eval()
+    with torch.inference_mode(), torch.profiler.profile(profile_memory=True) as profile:
+        network(torch.zeros(2, 1, 4, 96, 96))
+    count = 4 * 24 * 24
+    largest = max(e.self_cpu_memory_usage for e in profile.events())
+    assert 2 * count * 12 * 4 <= largest < 2 * 2 * count * count * 4 / 4

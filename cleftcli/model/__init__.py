@@ -13,6 +13,7 @@ from torch import nn
 from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.model import networks
+from cleftcli.model.options import checked
 
 GIVEN = ("out_channels", "input_shape")  # arguments that are no options
 PRESETS = ("paper", "lite")
@@ -54,14 +55,15 @@ def build(
         options: keyword arguments of that network's constructor.
 
     Raises:
-        UsageError: no such network, or it has no such option.
+        UsageError: no such network, it has no such option, or the option is of another kind.
     """
     cls = _module(name).Network
     known = [p for p in inspect.signature(cls).parameters if p not in GIVEN]
     for option in options or {}:
         if option not in known:
             raise UsageError(f"network {name} has no option {option!r}; it has {', '.join(known)}")
-    network: nn.Module = cls(out_channels=out_channels, input_shape=input_shape, **(options or {}))
+    values = checked(f"network {name}", cls, options or {})
+    network: nn.Module = cls(out_channels=out_channels, input_shape=input_shape, **values)
     return network
 
 

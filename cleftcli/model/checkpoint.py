@@ -99,7 +99,7 @@ def restore(path: Path) -> tuple[Checkpoint, nn.Module]:
     checkpoint, weights = load(path)
     try:
         network = checkpoint.new_network()
-    except (TypeError, CleftError) as error:
+    except (TypeError, ValueError, CleftError) as error:
         raise InputError(f"{path}: cannot be rebuilt: {error}") from error
     try:
         network.load_state_dict(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 import time
@@ -21,7 +22,7 @@ from cleftcli.model.device import autocast, tiles_at_once
 from cleftcli.model.inference import fold_batch_norms
 
 REPEATS = 3
-PATIENCE_S = 10.0  # tiles that take longer are run once
+PATIENCE_S = 10.0  # once the runs took this long together, the last of them has begun
 
 
 class Size(NamedTuple):
@@ -113,6 +114,8 @@ def _held(device: torch.device) -> float | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 1e6
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget earlier heights
     return _of_process("VmRSS")
 
 

@@ -28,6 +28,8 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"device {name!r}: auto, cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UsageError(f"device {name!r}: auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ResourceError(f"device {name}: {torch.cuda.device_count()} GPUs are usable here")
     return device
@@ -45,8 +47,11 @@ def choose_precision(name: str, device: torch.device, *, training: bool = False)
     """
     on_cpu = device.type == "cpu"
     if name == "auto":
-        slow = on_cpu and (training or not torch.cpu._is_amx_tile_supported() or _bfloat16_kills())
-        return "float32" if slow else "bfloat16"
+        if not on_cpu:
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = not training and torch.cpu._is_amx_tile_supported() and not _bfloat16_kills()
+        return "bfloat16" if fast else "float32"
     if name not in PRECISIONS:
         raise UsageError(f"precision {name!r}: auto, {' or '.join(PRECISIONS)}")
     if name == "bfloat16" and on_cpu and training:

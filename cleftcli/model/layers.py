@@ -5,12 +5,13 @@ Source: Liu & Ji 2021, sections III-C and IV-F. Tensors are (n, c, z, y, x).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Zyx, zyx
 
 
@@ -41,8 +42,7 @@ class ResidualBlock(nn.Module):
 class Pointwise(nn.Linear):
     """A 1x1x1 convolution, (n, c_in, ...) -> (n, c_out, ...), as the matrix product it is.
 
-    With channels last the two are the same sum, but PyTorch's bfloat16 backward pass of a
-    1x1x1 convolution to few channels takes minutes on a CPU.
+    With channels last the two are the same sum.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +86,10 @@ def level_shapes(input_shape: Zyx, levels: int) -> list[Zyx]:
 
     Raises:
         InputError: an edge cannot be halved so often; the message names the nearest shape.
+        UsageError: there are no levels.
     """
+    if levels < 2:
+        raise UsageError("channels: an encoder block and the bottom block at least")
     step = 2 ** (levels - 1)
     in_plane = [max(round(n / step), 1) * step for n in input_shape[1:]]
     nearest = zyx([_nearest_depth(input_shape[0], levels), *in_plane])
@@ -105,8 +108,8 @@ def _depths(depth: int, levels: int) -> list[int]:
 
 def _nearest_depth(depth: int, levels: int) -> int:
     """The depth closest to this that is even, or 1, wherever it is halved."""
-    candidates = sorted(range(1, max(2 * depth, 1) + 1), key=lambda n: abs(n - depth))
-    return next(n for n in candidates if all(d == 1 or d % 2 == 0 for d in _depths(n, levels)[:-1]))
+    outward = (n for d in itertools.count() for n in (depth - d, depth + d) if n > 0)
+    return next(n for n in outward if all(d == 1 or d % 2 == 0 for d in _depths(n, levels)[:-1]))
 
 
 def factor(larger: Sequence[int], smaller: Sequence[int]) -> Zyx:

@@ -16,18 +16,19 @@ from torch import Tensor
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.model.losses import (
-    TINY,
     balanced_error,
     boundary_loss,
     consistency_loss,
     dice_loss,
     weighted_cross_entropy,
 )
+from cleftcli.model.options import checked
 from cleftcli.model.transformer import patchify, unpatchify
 
 NO_CLEFTS = (
     "a masked autoencoder knows no clefts; fine-tune network vit from it (training.init_from)"
 )
+LEAST_VARIANCE = 1e-6  # of a patch that is normalised
 
 
 class Objective(Protocol):
@@ -97,13 +98,13 @@ class MaskAndBoundary:
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"mask", "boundary", "consistency"}: scalars, already weighted."""
-        logit, edge = output[:, 0].float(), output[:, 1].float().tanh()
+        logit, boundary = output[:, 0].float(), output[:, 1].float().tanh()
         distance = batch["tanh-distance"]
-        boundary = boundary_loss(edge, distance, literal=self.literal)
-        consistency = consistency_loss(logit, edge, distance, literal=self.literal)
+        of_boundary = boundary_loss(boundary, distance, literal=self.literal)
+        consistency = consistency_loss(logit, boundary, distance, literal=self.literal)
         return {
             "mask": weighted_cross_entropy(logit, batch["mask"]),
-            "boundary": self.boundary * boundary,
+            "boundary": self.boundary * of_boundary,
             "consistency": self.consistency * consistency,
         }
 
@@ -114,7 +115,7 @@ class MaskAndBoundary:
 
 @dataclass(frozen=True)
 class Distance:
-    """Squared error of the signed tanh distance, both classes weighing the same in each patch.
+    """Squared error of the signed tanh distance, classes balanced in each patch.
 
     The only channel is the distance as it is, without activation; 0 is the surface of a cleft.
 
@@ -172,7 +173,7 @@ class Reconstruction:
         grid = zyx([n // p for n, p in zip(raw.shape[1:], patch, strict=True)])
         patches = patchify(raw, patch)
         variance, mean = torch.var_mean(patches, dim=2, keepdim=True, correction=0)
-        spread = [t.expand_as(patches) for t in (mean, (variance + TINY).sqrt())]
+        spread = [t.expand_as(patches) for t in (mean, (variance + LEAST_VARIANCE).sqrt())]
         mean, deviation = (unpatchify(t, grid, patch) for t in spread)
         return mean, deviation
 
@@ -197,7 +198,7 @@ def objective(name: str, options: Mapping[str, Any] | None = None) -> Objective:
     """An objective by name.
 
     Raises:
-        UsageError: no such objective, or it has no such option.
+        UsageError: no such objective, it has no such option, or the option is of another kind.
     """
     if name not in OBJECTIVES:
         raise UsageError(f"objective {name!r} is unknown; there are {', '.join(OBJECTIVES)}")
@@ -205,4 +206,4 @@ def objective(name: str, options: Mapping[str, Any] | None = None) -> Objective:
     for option in options or {}:
         if option not in known:
             raise UsageError(f"objective {name} has no option {option!r}; it has {known}")
-    return OBJECTIVES[name](**(options or {}))
+    return OBJECTIVES[name](**checked(f"objective {name}", OBJECTIVES[name], options or {}))

@@ -10,10 +10,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Zyx, zyx
 
 PATCH: Zyx = (1, 16, 16)  # sections are far apart: a patch is flat
+
+# PyTorch's fast path of layers in evaluation stores heads x tokens x tokens; without it none is
+torch.backends.mha.set_fastpath_enabled(False)
 
 
 class TokenEncoder(nn.Module):
@@ -37,7 +40,7 @@ class TokenEncoder(nn.Module):
         self.grid = token_grid(input_shape, patch)
         self.embed = nn.Conv3d(1, width, patch, patch)
         self.register_buffer("positions", sin_cos(self.grid, width), persistent=False)
-        self.layers = layers(width, depth, heads)
+        self.layers = transformer_layers(width, depth, heads)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> list[Tensor]:
@@ -58,8 +61,14 @@ class TokenEncoder(nn.Module):
         return found
 
 
-def layers(width: int, depth: int, heads: int) -> nn.ModuleList:
-    """Transformer layers, normalised before attention and before the four times wider MLP."""
+def transformer_layers(width: int, depth: int, heads: int) -> nn.ModuleList:
+    """Layers normalised before attention and before the four times wider MLP.
+
+    Raises:
+        UsageError: the heads do not divide the width.
+    """
+    if width % heads:
+        raise UsageError(f"width {width} cannot be shared by {heads} heads")
     return nn.ModuleList(
         nn.TransformerEncoderLayer(
             width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
@@ -100,7 +109,7 @@ def unpatchify(tokens: Tensor, grid: Zyx, patch: Zyx) -> Tensor:
 def sin_cos(grid: Zyx, width: int) -> Tensor:
     """Fixed positions, (tokens, width) float32: a third of the channels for each axis.
 
-    Each third holds sines, then cosines, at wavelengths from 2 pi to 2 pi 10^4 tokens.
+    Each third holds sines, then cosines, at wavelengths from 2 pi tokens up to almost 2 pi 10^4.
 
     Raises:
         InputError: the width is no multiple of 6.

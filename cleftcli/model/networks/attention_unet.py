@@ -53,6 +53,7 @@ class Gate(nn.Module):
         self.of_skip = nn.Conv3d(c, c, finer, finer, bias=False)
         self.of_below = Pointwise(below, c)
         self.psi = Pointwise(c, 1)
+        # a convolution, for batch norms fold into these alone
         self.out = nn.Sequential(nn.Conv3d(c, c, 1, bias=False), nn.BatchNorm3d(c))
 
     def forward(self, skip: Tensor, below: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx
 from cleftcli.model.encoder_decoder import LITE_TILE, LITE_WIDTHS, TILE, WIDTHS, EncoderDecoder
 from cleftcli.model.feature_augmentor import FeatureAugmentor, SelfAttention
@@ -37,9 +36,6 @@ class Network(EncoderDecoder):
         value_channels: None is as many as keys have.
         max_keys: None is the paper's exact attention.
         scale: of the logits.
-
-    Raises:
-        UsageError: no such feature augmentor.
     """
 
     def __init__(
@@ -54,9 +50,6 @@ class Network(EncoderDecoder):
         max_keys: int | None = None,
         scale: float = 1.0,
     ) -> None:
-        if feature_augmentor not in (*AUGMENTORS, "none"):
-            known = ", ".join((*AUGMENTORS, "none"))
-            raise UsageError(f"feature_augmentor {feature_augmentor!r}: {known}")
         parts: dict[str, Any] = {"down": max_pool, "up": deconvolution}
         if feature_augmentor != "none":
             augment = partial(

@@ -15,7 +15,7 @@ from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.model.encoder_decoder import LITE_TILE, TILE
 from cleftcli.model.layers import check_input
-from cleftcli.model.transformer import PATCH, TokenEncoder, layers, sin_cos, unpatchify
+from cleftcli.model.transformer import PATCH, TokenEncoder, sin_cos, transformer_layers, unpatchify
 
 LITE = {
     "input_shape": LITE_TILE,
@@ -81,7 +81,9 @@ class Network(nn.Module):
         self.register_buffer(
             "positions", sin_cos(self.encoder.grid, decoder_width), persistent=False
         )
-        self.decoder = nn.Sequential(*layers(decoder_width, decoder_depth, decoder_heads))
+        self.decoder = nn.Sequential(
+            *transformer_layers(decoder_width, decoder_depth, decoder_heads)
+        )
         self.norm = nn.LayerNorm(decoder_width)
         self.head = nn.Linear(decoder_width, math.prod(self.patch))
 

@@ -54,20 +54,12 @@ class Network(nn.Module):
         places = []
         for encoder, scale in zip(self.encoders, self.factors, strict=True):
             x = encoder(x)
-            shape = x.shape
+            shape = x.shape[2:]
             x, place = functional.max_pool3d(x, scale, return_indices=True)
-            places.append((place, shape))
+            places.append((place, scale, shape))
         x = self.bottom(x)
         for decoder in self.decoders:
-            x = decoder(unpool(x, *places.pop()))
+            place, scale, shape = places.pop()
+            x = decoder(functional.max_unpool3d(x, place, scale, output_size=shape))
         out: Tensor = self.head(x)
         return out
-
-
-def unpool(x: Tensor, places: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros of `shape` with each value at the place that its maximum had.
-
-    PyTorch's own has no bfloat16.
-    """
-    flat = x.new_zeros(*shape[:2], shape[2] * shape[3] * shape[4])
-    return flat.scatter(2, places.flatten(2), x.flatten(2)).reshape(shape)

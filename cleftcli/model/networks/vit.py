@@ -39,7 +39,7 @@ class Network(nn.Module):
         channels: of the decoder's levels from the finest, one for each halving of a patch.
 
     Raises:
-        UsageError: the patch cannot be halved so often.
+        UsageError: the patch cannot be halved so often, or there are fewer layers than levels.
     """
 
     def __init__(
@@ -55,6 +55,8 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.input_shape, levels = input_shape, len(channels)
+        if depth < levels:
+            raise UsageError(f"depth {depth}: {levels} levels take tokens behind as many layers")
         factors = _factors(zyx(patch), levels)
         self.encoder = TokenEncoder(
             input_shape=input_shape, patch=zyx(patch), width=width, depth=depth, heads=heads
