@@ -35,7 +35,7 @@ def cleft_mask(ids: np.ndarray, *, zero_is_cleft: bool = False) -> np.ndarray:
     """True where an annotated voxel belongs to a cleft.
 
     Args:
-        ids: (z, y, x), any integer or bool dtype; BACKGROUND and IGNORE as CREMI has them.
+        ids: (z, y, x), unsigned or bool; uint64 has BACKGROUND and IGNORE as CREMI does.
         zero_is_cleft: whether id 0 is a cleft, as CREMI's scorer takes it in its HDF5 files.
     """
     if ids.dtype != np.uint64:
@@ -64,8 +64,8 @@ def tanh_distance(
     """CleftNet's boundary label: tanh(d / scale), positive inside clefts, negative outside.
 
     Inside, d is the distance to the nearest voxel that is not of this cleft, so that touching
-    clefts bound each other; outside, to the nearest cleft voxel. float32 in [-1, 1], NaN where
-    unknown; without any cleft -1 everywhere.
+    clefts bound each other (bool and uint8 are masks: one cleft); outside, to the nearest cleft
+    voxel. float32 in [-1, 1], NaN where unknown; without any cleft -1 everywhere.
 
     Args:
         ids: (z, y, x) cleft ids.

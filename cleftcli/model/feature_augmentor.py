@@ -15,7 +15,7 @@ class FeatureAugmentor(nn.Module):
 
     (n, c, *input_shape) -> (n, c, *output_shape). The residual is a max pool where the output is
     smaller, trilinear interpolation where it is larger, the input itself where it is the same.
-    The matrix of keys and queries is never stored.
+    The matrix of keys and queries is not stored, where PyTorch has a fused kernel: on a CPU always.
 
     Args:
         c: channels in and out.
