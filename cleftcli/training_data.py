@@ -75,8 +75,6 @@ def open_data(config: Config, base: Path) -> Data:
         _sources(base, config.data.validate_on, None),
         _sources(base, config.data.test, None),
     )
-    if learned.targets:
-        _check_clefts(data)
     _check_sizes(data)
     for source in data.train:
         around = reach(config.augment, source.voxel_size)
@@ -84,6 +82,8 @@ def open_data(config: Config, base: Path) -> Data:
             _refuse_overlap(source, others, f"data.{name}", around)
     for source in data.held_out:
         _refuse_overlap(source, data.test, "data.test", (0, 0, 0))
+    if learned.targets:
+        _check_clefts(data)
     return data
 
 
