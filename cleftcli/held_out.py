@@ -91,19 +91,20 @@ def _mean(values: Sequence[Any]) -> float | None:
 
 
 def picture(path: Path, held: Held, threshold: float) -> None:
-    """Raw, truth and prediction of a few sections, around the middle."""
+    """Raw, truth and prediction of the sections with most clefts, around the middle."""
     depth = held.pair.roi.shape[0]
     part = held.pair.roi.middle((depth, SHOWN_EDGE, SHOWN_EDGE))
     image = held.source.volumes()[0]
     raw = unit(image.read(part.shift(held.source.roi.offset)), intensity_range(image))
-    levels, truth = held.pair.prediction.levels(part), held.pair.truth
-    sections = np.linspace(0, depth - 1, min(SHOWN_SECTIONS, depth)).round().astype(int)
+    levels = held.pair.prediction.levels(part)
+    true = held.pair.truth.mask(held.pair.truth.levels(part))
+    most = np.argsort(-true.sum(axis=(1, 2)), kind="stable")[:SHOWN_SECTIONS]
     montage(
         path,
         quantise(raw),
-        truth.mask(truth.levels(part)),
+        true,
         levels / held.pair.prediction.full,
-        sections=sections.tolist(),
+        sections=sorted(most.tolist()),
         nm_per_voxel=held.pair.voxel_size[2],
         shown=threshold,
     )
