@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -43,8 +44,9 @@ class Augmentation(Table):
         """How far in plane a voxel's content may come from."""
         return 0.0
 
+    @abstractmethod
     def _node(self, voxel_size: Nm) -> Any:
-        raise NotImplementedError
+        """The gunpowder node that acts so."""
 
 
 class Flip(Augmentation):
@@ -111,8 +113,9 @@ class Misalignment(Augmentation):
 
         return Displace(self.moves, _voxels(self.max_nm, voxel_size), places)
 
+    @abstractmethod
     def _places(self, chosen: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Where each section is taken from: (sections, 2) voxels in y and x."""
 
 
 class Slip(Misalignment):

@@ -7,6 +7,7 @@ state, which other nodes share. Gunpowder's world unit is the voxel here.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ Places = Callable[[np.random.Generator, int], np.ndarray]
 SIGMAS = 3  # no voxel is deformed by more standard deviations
 
 
-class _Move(gp.BatchFilter):
+class _Move(gp.BatchFilter, ABC):
     """Gives the arrays of `keys` from elsewhere in plane, with real voxels read for it.
 
     Args:
@@ -64,13 +65,13 @@ class _Move(gp.BatchFilter):
     def _asked(self, request: Any) -> list[Any]:
         return [key for key in self.keys if key in request]
 
+    @abstractmethod
     def draw(self, random: np.random.Generator) -> None:
         """Decide on everything within `roi`, which holds all arrays that are asked for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self, data: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
         """What `box` of `roi` holds, from `data`, which reaches further in plane."""
-        raise NotImplementedError
 
 
 class Displace(_Move):
