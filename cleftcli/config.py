@@ -84,6 +84,7 @@ class Training(Table):
     save_every: int = Field(default=500, ge=1)
     keep: int = Field(default=2, ge=0)  # checkpoints of earlier saves, beside the best
     validate_every: int = Field(default=5000, ge=1)  # and at the end
+    choose_by: Literal["cremi_score", "f1"] = "cremi_score"  # the best step and threshold
     workers: int = Field(default=1, ge=0)
 
 

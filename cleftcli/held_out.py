@@ -5,7 +5,8 @@ Held-out regions are predicted with the tiles, blending and rounding that `predi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from cleftcli.foreground import Foreground, read_annotation
 from cleftcli.geometry import Zyx
-from cleftcli.metrics import cremi_score, scores
+from cleftcli.metrics import METRICS, scores
 from cleftcli.model.inference import Predictor
 from cleftcli.pictures import montage
 from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
@@ -50,25 +51,37 @@ def _predicted(predictor: Predictor, source: Source, tile: Zyx) -> Held:
     return Held(source, Pair(prediction, truth, probability.roi, source.voxel_size))
 
 
-def choose(held: Sequence[Held]) -> dict[str, Any]:
-    """The threshold with the least mean CREMI-score, and the scores there.
+HIGHEST_IS_BEST = {"cremi_score": False, "f1": True}  # what a threshold can be chosen by
+
+
+def choose(held: Sequence[Held], by: str = "cremi_score") -> dict[str, Any]:
+    """The threshold with the best mean of a metric, and the scores there.
 
     `with_min_voxels` is the best pair of a threshold and a least size, for `segment`.
     """
+    metric, highest = METRICS[by], HIGHEST_IS_BEST[by]
     swept = [sweep(h.pair, THRESHOLDS, MIN_VOXELS) for h in held]
     plain = [[c for c in row if c.min_voxels == 0] for row in swept]
-    best = best_candidate(plain, cremi_score)
+    best = best_candidate(plain, metric, highest=highest)
     threshold = 0.5 if best is None else plain[0][best].threshold
-    found = {"threshold": threshold, **_rows(held, plain, threshold)}
-    of_both = best_candidate(swept, cremi_score)
+    found = {"threshold": threshold, "chosen_by": by, **_rows(held, plain, threshold)}
+    of_both = best_candidate(swept, metric, highest=highest)
     if of_both is not None:
         chosen = [row[of_both] for row in swept]
         found["with_min_voxels"] = {
             "threshold": chosen[0].threshold,
             "min_voxels": chosen[0].min_voxels,
-            "cremi_score": float(np.mean([cremi_score(c.comparison) for c in chosen])),
+            by: float(np.mean([metric(c.comparison) for c in chosen])),
         }
     return found
+
+
+def rank(found: Mapping[str, Any]) -> float:
+    """Where `choose` puts a network among others; less is better, and no score is the worst."""
+    value: float | None = found["mean"][found["chosen_by"]]
+    if value is None:
+        return math.inf
+    return -value if HIGHEST_IS_BEST[found["chosen_by"]] else value
 
 
 def score(held: Sequence[Held], threshold: float) -> dict[str, Any]:

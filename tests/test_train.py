@@ -256,3 +256,42 @@ def test_choosing_nothing_from_nothing():
     assert found["threshold"] == 0.5
     assert found["mean"]["cremi_score"] is None
     assert "with_min_voxels" not in found
+
+
+@pytest.mark.parametrize("by", ["cremi_score", "f1"])
+def test_networks_rank_by_what_chooses_them(by):
+    """Less is a better CREMI-score, more a better F1; no score is the worst of both."""
+    from cleftcli.held_out import rank
+
+    better, worse = {"cremi_score": (10.0, 20.0), "f1": (0.9, 0.2)}[by]
+    found = [{"chosen_by": by, "mean": {by: value}} for value in (None, worse, better)]
+    assert sorted(found, key=rank) == found[::-1]
+
+
+def test_the_threshold_is_chosen_by_f1_where_that_is_asked(tmp_path):
+    """One far voxel of a low threshold costs the CREMI-score much and F1 little."""
+    from cleftcli.foreground import Foreground
+    from cleftcli.geometry import whole
+    from cleftcli.held_out import Held
+    from cleftcli.sampling import Source
+    from cleftcli.scoring import Pair
+    from cleftcli.volumes import in_memory
+    from cleftcli.volumes.volume import InMemory, Volume
+
+    truth = np.zeros((2, 8, 64), np.uint8)
+    truth[:, 2:6, 2:6] = 1
+    probability = np.where(truth, 200, 0).astype(np.uint8)
+    probability[:, :, 2:4][truth[:, :, 2:4] > 0] = 250
+    probability[0, 0, 63] = 200
+    like = Volume("a", "zarr2", truth.shape, truth.dtype, truth.shape, Space(), InMemory(truth))
+    pair = Pair(
+        Foreground(in_memory(probability, like=like), "probability", 0.5),
+        Foreground(in_memory(truth, like=like), "mask", None),
+        whole(truth.shape),
+        (40.0, 4.0, 4.0),
+    )
+    held = [Held(Source("a", "a", whole(truth.shape), (40.0, 4.0, 4.0)), pair)]
+    by_score, by_f1 = choose(held), choose(held, "f1")
+    assert by_score["threshold"] > 200 / 255 > by_f1["threshold"]
+    assert by_f1["mean"]["f1"] > by_score["mean"]["f1"]
+    assert by_f1["mean"]["cremi_score"] > by_score["mean"]["cremi_score"]

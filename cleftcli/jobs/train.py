@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import Tensor
 from cleftcli import __version__
 from cleftcli.config import load
 from cleftcli.geometry import zyx
-from cleftcli.held_out import Held, choose, picture, predicted, score
+from cleftcli.held_out import Held, choose, picture, predicted, rank, score
 from cleftcli.interrupt import stoppable
 from cleftcli.model.checkpoint import Checkpoint, save
 from cleftcli.model.checkpoint import load as load_checkpoint
@@ -188,9 +187,9 @@ class _Training:
         """
         run, best = self.run, self._best()
         held = self._predicted(self.data.held_out)
-        found = {"step": run.step, **choose(held)}
+        found = {"step": run.step, **choose(held, self.config.choose_by)}
         picture(self.files.sample(run.step), held[0], found["threshold"])
-        if not best or _rank(found) <= _rank(best):
+        if not best or rank(found) <= rank(best):
             self._save(self.files.checkpoint, found)
         chosen = {"step": run.step, "threshold": found["threshold"]}
         self.files.log_held_out(chosen | found["mean"])
@@ -267,9 +266,3 @@ class _Training:
 def _is_weight(value: Tensor) -> bool:
     """Weights are stored as float16: rounding them by 1e-3 of their size changes no score."""
     return value.is_floating_point() and value.numel() > 1024
-
-
-def _rank(found: dict[str, Any]) -> float:
-    """Less is better: the mean CREMI-score, where there is one."""
-    value = found["mean"]["cremi_score"]
-    return math.inf if value is None else float(value)
