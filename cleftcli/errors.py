@@ -40,6 +40,10 @@ class ResourceError(CleftError):
     exit_code = 6
 
 
+class DeviceLost(ResourceError):
+    """The device has failed for good in this process; another process may use it again."""
+
+
 class UnsafeError(CleftError):
     """Refused: using the file could run code or read files it has no business with."""
 

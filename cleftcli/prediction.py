@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from cleftcli.blockwise import Process
 from cleftcli.errors import InputError
 from cleftcli.geometry import Block, Roi, TileGrid, Zyx, hull, zyx
 from cleftcli.inspection import Missing, missing_chunks, open_input
 from cleftcli.model.device import choose_device
 from cleftcli.model.inference import Predictor, load_predictor, predict_box
-from cleftcli.volumes import Reading, Volume, open_volume
+from cleftcli.stored import store
+from cleftcli.volumes import Reading, Volume
 from cleftcli.volumes.intensity import Range, unit
 
 EMPTY_EDGE = 9  # voxels of a black square in a section that is no tissue
@@ -74,7 +76,7 @@ def predict_roi(
 
 
 @dataclass(frozen=True)
-class PredictBlock:
+class PredictBlock(Process):
     """Predict one block and write it: addresses and numbers, for any worker process.
 
     `origin` is the output's first voxel in the volume. Positives are counted from `threshold` on;
@@ -117,14 +119,13 @@ class PredictBlock:
             raise InputError(f"the network gave NaN or inf in block {block.write}")
         here = block.write.shift(zyx([-o for o in self.origin]))
         whole = self.dtype == "float32"
-        open_volume(self.output).write(
-            here, found.probability if whole else quantise(found.probability)
-        )
+        levels = found.probability if whole else quantise(found.probability)
         positive = found.probability >= self.threshold
         return {
             "constant_sections": found.constant_sections,
             "strange": found.strange,
-            "missing_chunks": gaps,
+            "blocks_with_missing_chunks": int(gaps > 0),
+            "stored": store(self.output, here, levels),
             "positive": int(positive.sum()),
             "positive_in_black": _in_black(positive, found.black),
         }

@@ -15,6 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cleftcli.blockwise import HERE
 from cleftcli.foreground import read_foreground
 from cleftcli.geometry import between
 from cleftcli.jobs.convert import convert
@@ -96,7 +97,7 @@ def test_a_copy_is_the_same_volume(source, target, dtype, chunks, roi):
             roi=None if roi is None else str(roi),
             reading=Reading(SPACE.voxel_size) if source == "sections" else AS_STORED,
             missing="fill",
-            workers=1,
+            workers=HERE,
             overwrite=False,
             report=lambda *_: None,
         )
@@ -241,6 +242,7 @@ def source(tmp_path):
 
 KILLED = """
 import os, signal, sys
+from cleftcli.blockwise import HERE
 from cleftcli.jobs import convert as job
 from cleftcli.volumes import AS_STORED
 def report(done, total):
@@ -248,7 +250,7 @@ def report(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 job.BLOCK_VOXELS = 64
 job.convert(*sys.argv[1:], format=None, chunks=(2, 3, 4), roi=None, reading=AS_STORED,
-            missing="fill", workers=1, overwrite=False, report=report)
+            missing="fill", workers=HERE, overwrite=False, report=report)
 """
 
 

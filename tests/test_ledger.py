@@ -1,5 +1,7 @@
 """The ledger: what is noted stays noted, what was torn is not done, strangers are refused."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleftcli.blockwise.ledger import Ledger
+from cleftcli.blockwise.ledger import Ledger, standing
 from cleftcli.errors import ConflictError
 
 SETTINGS = {"volume": "a.zarr/raw", "roi": "0:4,0:8,0:8", "tile": (4, 8, 8), "blend": "bump"}
@@ -21,18 +23,23 @@ def path(tmp_path):
     return tmp_path / "out.zarr.ledger"
 
 
-def noted(path, facts=None, **changed):
-    with Ledger(path, {**SETTINGS, **changed}) as ledger:
+def noted(path, facts=None, part=None, **changed):
+    """What the ledger says of each block after these facts were noted."""
+    with Ledger(path, {**SETTINGS, **changed}, part) as ledger:
         for index, fact in (facts or {}).items():
             ledger.record(index, fact)
-        return ledger.records
+        return told(ledger.standing())
+
+
+def told(found):
+    return {i: {k: v for k, v in facts.items() if k != "at"} for i, facts in found.records()}
 
 
 def test_a_new_ledger_is_empty(path):
     """No block of a new run is done."""
     with Ledger(path, SETTINGS) as ledger:
-        assert ledger.done == set()
-        assert ledger.records == {}
+        assert not ledger.standing().done
+        assert told(ledger.standing()) == {}
 
 
 def test_records_survive_reopening(path):
@@ -41,7 +48,7 @@ def test_records_survive_reopening(path):
     assert noted(path, facts) == facts
     assert noted(path, {4: {"n": 1}}) == {**facts, 4: {"n": 1}}
     with Ledger(path, SETTINGS) as ledger:
-        assert ledger.done == {0, 3, 4, 11}
+        assert ledger.standing().done.keys() == {0, 3, 4, 11}
 
 
 def test_a_block_noted_twice_has_the_later_facts(path):
@@ -71,7 +78,7 @@ def test_records_are_synced(path, monkeypatch):
     with Ledger(path, SETTINGS) as ledger:
         monkeypatch.setattr(os, "fsync", lambda _: synced.append(path.read_text()))
         ledger.record(5, {})
-        assert json.loads(synced[-1].splitlines()[-1]) == {"block": 5}
+        assert json.loads(synced[-1].splitlines()[-1])["block"] == 5
 
 
 @pytest.mark.parametrize("torn", [b'{"block": 2', b'{"block": 2}', b"{", b"\x00" * 40])
@@ -94,7 +101,7 @@ def test_cut_anywhere_the_ledger_goes_on(tmp_path_factory, data):
     content = path.read_bytes()
     kept = content[: data.draw(st.integers(0, len(content)))]
     path.write_bytes(kept)
-    expected = {n: facts[n] for n in range(max(kept.count(b"\n") - 1, 0))}
+    expected = {n: facts[n] for n in range(max(kept.count(b"\n") - 2, 0))}
     assert noted(path, {9: {"n": 9}}) == {**expected, 9: {"n": 9}}
     assert noted(path) == {**expected, 9: {"n": 9}}
 
@@ -142,7 +149,7 @@ def test_the_order_of_settings_means_nothing(path):
     """The same settings in another order are the same run."""
     noted(path, {0: {}})
     with Ledger(path, dict(reversed(SETTINGS.items()))) as ledger:
-        assert ledger.done == {0}
+        assert ledger.standing().done.keys() == {0}
 
 
 @pytest.mark.parametrize("content", ["hello\n", "[1]\n", '"x"\n', '{"block": 1}\n'])
@@ -158,7 +165,7 @@ def test_a_second_opener_is_refused(path):
     """One run writes at a time; the other is told that somebody does."""
     with Ledger(path, SETTINGS) as ledger:
         ledger.record(0, {})
-        with pytest.raises(ConflictError, match="another process"):
+        with pytest.raises(ConflictError, match=rf"process {os.getpid()} on \S+ since 20"):
             Ledger(path, SETTINGS)
         ledger.record(1, {})
     assert noted(path) == {0: {}, 1: {}}
@@ -192,26 +199,81 @@ def test_a_refused_opener_leaves_the_lock(path):
     assert noted(path, {0: {}}) == {0: {}}
 
 
-def test_forget_keeps_the_fingerprint(path):
-    """After `forget` no block is done, and the ledger is still that of this run."""
-    noted(path, {0: {}, 1: {}})
-    with Ledger(path, SETTINGS) as ledger:
-        ledger.forget()
-        assert ledger.done == set()
-        ledger.record(2, {"n": 2})
-    assert noted(path) == {2: {"n": 2}}
+def test_the_start_of_a_ledger_on_disk_says_whose_it_is(path):
+    """Fingerprint first, then who writes; both again readable after any number of runs."""
+    for n in range(3):
+        noted(path, {n: {}})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [next(iter(line)) for line in lines] == ["fingerprint", *["run", "block"] * 3]
+    assert [run["blocks"] for run in standing([path]).runs] == [1, 1, 1]
+    assert standing([path]).runs[0]["pid"] == os.getpid()
+    assert standing([path]).fingerprint == json.loads(json.dumps(SETTINGS))
+
+
+def test_parts_write_side_by_side_and_know_of_each_other(path):
+    """Each part has a file of its own; what is done is what any of them says."""
+    with (
+        Ledger(path, SETTINGS, (1, 3)) as first,
+        Ledger(path, SETTINGS, (3, 3)) as third,
+    ):
+        first.record(0, {"n": 1})
+        third.record(2, {"n": 3})
+        assert told(first.standing()) == told(third.standing()) == {0: {"n": 1}, 2: {"n": 3}}
+        for other in (None, (1, 3)):
+            with pytest.raises(ConflictError, match="is writing this output"):
+                Ledger(path, SETTINGS, other)
+    assert noted(path, {1: {}}) == {0: {"n": 1}, 1: {}, 2: {"n": 3}}
+    with Ledger(path, SETTINGS), pytest.raises(ConflictError, match="is writing this output"):
+        Ledger(path, SETTINGS, (2, 3))
+    with pytest.raises(ConflictError, match="blend"):
+        noted(path, part=(2, 3), blend="none")
+    path.unlink()
     with pytest.raises(ConflictError, match="blend"):
         noted(path, blend="none")
 
 
-def test_forget_is_in_the_file_when_it_returns(path):
-    """A kill after `forget` leaves neither the old records nor a ledger of nobody."""
-    noted(path, {0: {}, 1: {}})
+def test_a_block_done_again_elsewhere_counts_once(path):
+    """The whole came first, then a part: the last record of a block is the one that counts."""
+    noted(path, {0: {"n": 1}, 1: {"n": 1}})
+    assert noted(path, {1: {"n": 2}}, part=(2, 2)) == {0: {"n": 1}, 1: {"n": 2}}
+
+
+def test_failures_are_noted_until_the_block_is_done(path):
+    """A block that failed is named with its error; once done it has not failed."""
     with Ledger(path, SETTINGS) as ledger:
-        ledger.forget()
-        lines = path.read_text().splitlines()
-        assert len(lines) == 1
-        assert "fingerprint" in json.loads(lines[0])
+        ledger.fail(3, ValueError("bad chunk"))
+        ledger.fail(4, ValueError("bad chunk"))
+        assert ledger.standing().failed == {
+            3: "ValueError: bad chunk",
+            4: "ValueError: bad chunk",
+        }
+        ledger.record(3, {})
+        assert list(ledger.standing().failed) == [4]
+        assert list(ledger.standing().done) == [3]
+
+
+def test_many_blocks_are_skipped_with_one_sync(path, monkeypatch):
+    """A mask leaves out a million blocks in one go; they are done, and no work of a run."""
+    syncs = []
+    with Ledger(path, SETTINGS) as ledger:
+        monkeypatch.setattr(os, "fsync", syncs.append)
+        ledger.skip(range(1000), {"skipped": 1})
+        found = ledger.standing()
+    assert len(syncs) == 1
+    assert told(found) == {n: {"skipped": 1} for n in range(1000)}
+    assert found.runs[-1]["blocks"] == 0
+
+
+def test_where_there_are_no_locks_a_warning_says_so(path, monkeypatch, caplog):
+    """Some network file systems refuse locks: the run goes on, and says what to take care of."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with caplog.at_level("WARNING"):
+        assert noted(path, {0: {}}) == {0: {}}
+    assert "let no other run write this output" in caplog.text
 
 
 def test_records_from_several_threads_stay_whole(path):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cleftcli.blockwise import Workers
 from cleftcli.errors import ConflictError, IncompleteError, UsageError
 from cleftcli.foreground import read_foreground
 from cleftcli.jobs.predict import Settings, plan, predict
@@ -65,7 +66,9 @@ def test_workers_do_not_show_in_the_prediction(settings):
     """Two worker processes write what one does."""
     alone = made(settings("alone.zarr", block=(10, 24, 32)))
 
-    assert np.array_equal(made(settings("both.zarr", block=(10, 24, 32), workers=2)), alone)
+    assert np.array_equal(
+        made(settings("both.zarr", block=(10, 24, 32), workers=Workers(2))), alone
+    )
 
 
 def test_a_roi_is_cut_from_the_prediction_of_the_whole(settings):
@@ -123,12 +126,12 @@ def test_a_run_killed_half_way_and_started_again_gives_the_same_bytes(settings, 
     ledger = tmp_path / "killed.zarr.cleft.ledger"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and (
-        not ledger.exists() or len(ledger.read_text().splitlines()) < 4
+        not ledger.exists() or len(ledger.read_text().splitlines()) < 5
     ):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    before = len(ledger.read_text().splitlines()) - 1
+    before = len(ledger.read_text().splitlines()) - 2
     assert before < 36, "the run was over before it could be killed"
 
     part = open_volume(f"{killed}/cleft")

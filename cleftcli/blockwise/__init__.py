@@ -1,6 +1,17 @@
 """Run a function over blocks: dask schedules, retries and survives its workers."""
 
-from cleftcli.blockwise.ledger import Ledger, refuse_if_held
-from cleftcli.blockwise.run import Failure, Process, run
+from cleftcli.blockwise.ledger import Ledger, Standing, ledgers, refuse_if_held, standing
+from cleftcli.blockwise.schedule import Process, run
+from cleftcli.blockwise.workers import HERE, Workers
 
-__all__ = ["Failure", "Ledger", "Process", "refuse_if_held", "run"]
+__all__ = [
+    "HERE",
+    "Ledger",
+    "Process",
+    "Standing",
+    "Workers",
+    "ledgers",
+    "refuse_if_held",
+    "run",
+    "standing",
+]

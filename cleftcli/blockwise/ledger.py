@@ -1,36 +1,58 @@
 """Which blocks are done: one line for each, appended after its voxels are durable.
 
-The first line is the run's fingerprint, everything that decides a voxel of the output. A line
-torn by a crash is a block not done. One process writes at a time, held by a lock.
+The first line is the run's fingerprint, everything that decides a voxel of the output; a line
+`run` says who writes from there on. A line torn by a crash is a block not done. A part of a job
+array has a ledger of its own beside the others'; what is done is what any of them says.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from cleftcli.errors import ConflictError
 
+log = logging.getLogger(__name__)
+
+TAIL = 2**16  # bytes to look through at once for the last line
+HELD = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+def ledgers(path: Path) -> list[Path]:
+    """The ledgers of an output that are there: that of the whole, and those of parts."""
+    parts = sorted(path.parent.glob(f"{path.name}.*of*"))
+    return [p for p in (path, *parts) if p.exists()]
+
 
 class Ledger:
-    """The ledger file of an output, locked while open.
+    """The ledger file of an output, or of a part of it, locked while open.
 
     Raises:
-        ConflictError: another process holds it, or it belongs to a run with another fingerprint;
-            the message says which settings differ.
+        ConflictError: another process holds it, or one of the output's ledgers belongs to a run
+            with another fingerprint; the message says which settings differ.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
-        self.path = path
-        self.records: dict[int, dict[str, Any]] = {}
-        self._file = _locked(path)
+    def __init__(
+        self, path: Path, fingerprint: Mapping[str, Any], part: tuple[int, int] | None = None
+    ) -> None:
+        self.whole = path
+        self.path = path.with_name("{}.{}of{}".format(path.name, *part)) if part else path
+        for other in ledgers(path) if part is None else [path]:
+            if other != self.path and other.exists():
+                refuse_if_held(other)
+        self._file = _locked(self.path)
         try:
-            self._read(json.loads(json.dumps(fingerprint)))
+            self._begin(json.loads(json.dumps(fingerprint)))
         except BaseException:
             self._file.close()
             raise
@@ -46,59 +68,77 @@ class Ledger:
     ) -> None:
         self._file.close()
 
-    @property
-    def done(self) -> set[int]:
-        """Indices of the blocks that are written."""
-        return set(self.records)
+    def standing(self) -> Standing:
+        """What all ledgers of the output say by now."""
+        return standing(ledgers(self.whole))
 
     def record(self, index: int, facts: Mapping[str, Any]) -> None:
         """Note that a block is durable on disk; so is the note when this returns."""
-        self.records[index] = dict(facts)
-        self._append({"block": index, **facts})
+        self._append([{"block": index, "at": _now(), **facts}])
 
-    def forget(self) -> None:
-        """No block is done: the output they were written to is gone."""
-        self._file.seek(0)
-        self._file.truncate(len(self._file.readline().encode()))
-        self.records.clear()
+    def skip(self, indices: Iterable[int], facts: Mapping[str, Any]) -> None:
+        """Note blocks that need nothing, with the same facts for each."""
+        self._append({"block": index, **facts} for index in indices)
 
-    def _read(self, fingerprint: dict[str, Any]) -> None:
-        self._file.seek(0)
-        lines = self._file.read().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        if not whole:
-            self._file.seek(0)
-            self._file.truncate()
-            self._append({"fingerprint": fingerprint})
-            return
-        found = _parsed(whole[0], "fingerprint")
-        if found is None:
-            raise ConflictError(f"{self.path} is no ledger of cleft; choose another -o")
-        found = found["fingerprint"]
-        if found != fingerprint:
-            raise ConflictError(_difference(self.path, found, fingerprint))
-        for line in whole[1:]:
-            record = _parsed(line, "block")
-            if record is not None:
-                self.records[record.pop("block")] = record
-        self._file.seek(len("".join(whole).encode()))
-        self._file.truncate()
+    def fail(self, index: int, error: BaseException) -> None:
+        """Note why a block could not be done."""
+        self._append([{"failed": index, "at": _now(), "error": f"{type(error).__name__}: {error}"}])
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def _begin(self, fingerprint: dict[str, Any]) -> None:
+        """Say whose blocks follow; cut off a line that a crash has torn."""
+        for path in {*ledgers(self.whole), self.path}:
+            found = _first(path)
+            if found is not None and found != fingerprint:
+                raise ConflictError(_difference(self.whole, found, fingerprint))
+        _cut_torn_line(self.path)
+        begun = _first(self.path) is not None
+        run = {"pid": os.getpid(), "host": socket.gethostname(), "started": _now()}
+        self._append([*([] if begun else [{"fingerprint": fingerprint}]), {"run": run}])
+
+    def _append(self, entries: Iterable[Mapping[str, Any]]) -> None:
         self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(entry) + "\n")
+        self._file.writelines(json.dumps(entry) + "\n" for entry in entries)
         self._file.flush()
         os.fsync(self._file.fileno())
 
 
-def _locked(path: Path) -> TextIO:
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ConflictError(f"{path}: another process is writing this output") from None
-    return file
+@dataclass
+class Standing:
+    """What ledgers say: the last record of each block that is done, and how the runs went.
+
+    Records are read again from the files where they are asked for: a million take no memory.
+    """
+
+    paths: Sequence[Path]
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    done: dict[int, int] = field(default_factory=dict)  # block -> number of its last line
+    failed: dict[int, str] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each block that is done with its last record, in no order."""
+        for number, entry in enumerate(_entries(self.paths)):
+            if entry.get("block") is not None and self.done.get(entry["block"]) == number:
+                yield entry.pop("block"), entry
+
+
+def standing(paths: Sequence[Path]) -> Standing:
+    """Read ledgers, which may grow meanwhile; torn lines count for nothing."""
+    found = Standing(paths)
+    for number, entry in enumerate(_entries(paths)):
+        if "fingerprint" in entry:
+            found.fingerprint = entry["fingerprint"]
+        elif "run" in entry:
+            found.runs.append({**entry["run"], "blocks": 0})
+        elif "block" in entry:
+            found.done[entry["block"]] = number
+            found.failed.pop(entry["block"], None)
+            if "at" in entry and found.runs:
+                found.runs[-1]["blocks"] += 1
+                found.runs[-1]["last"] = entry["at"]
+        elif "failed" in entry:
+            found.failed[entry["failed"]] = entry["error"]
+    return found
 
 
 def refuse_if_held(path: Path) -> None:
@@ -110,13 +150,79 @@ def refuse_if_held(path: Path) -> None:
     _locked(path).close()
 
 
-def _parsed(line: str, key: str) -> dict[str, Any] | None:
-    """The object on a line, if it is one with that key."""
+def is_held(path: Path) -> bool:
+    """Whether a process writes this ledger, as far as this machine can see."""
     try:
-        record = json.loads(line)
+        refuse_if_held(path)
+    except ConflictError:
+        return True
+    return False
+
+
+def _locked(path: Path) -> TextIO:
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in HELD:  # some network file systems have no locks
+            log.warning("%s: no lock (%s): let no other run write this output", path, error)
+            return file
+        file.close()
+        run = next(iter(standing([path]).runs[-1:]), {})
+        who = "process {pid} on {host} since {started}".format(**run) if run else "another process"
+        raise ConflictError(f"{path}: {who} is writing this output") from None
+    return file
+
+
+def _entries(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """The objects of all lines; one that is torn, or no object, is empty."""
+    for path in paths:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            yield from map(_parsed, file)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line) if line.endswith("\n") else {}
     except ValueError:
+        entry = {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut a file off behind its last line that is whole."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - TAIL, 0)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)
+
+
+def _first(path: Path) -> dict[str, Any] | None:
+    """The fingerprint of a ledger; None where not even that was written.
+
+    Raises:
+        ConflictError: the file is something else.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline()
+    if not line.endswith("\n"):
         return None
-    return record if isinstance(record, dict) and key in record else None
+    found = _parsed(line).get("fingerprint")
+    if not isinstance(found, dict):
+        raise ConflictError(f"{path} is no ledger of cleft; choose another -o")
+    return found
+
+
+def _now() -> str:
+    """The time, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _difference(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -8,13 +8,18 @@ from cleftcli.cli import report
 from cleftcli.cli.options import (
     AxesOption,
     ChannelOption,
+    ClusterOption,
     JsonOption,
     MissingOption,
     OverwriteOption,
+    PartOption,
+    PatienceOption,
     RoiOption,
+    SchedulerOption,
     VoxelSizeOption,
     WorkersOption,
     parse_reading,
+    parse_workers,
 )
 from cleftcli.geometry import parse_zyx
 
@@ -38,7 +43,11 @@ def main(
     axes: AxesOption = None,
     channel: ChannelOption = None,
     missing: MissingOption = "fill",
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    cluster: ClusterOption = None,
+    part: PartOption = None,
+    patience: PatienceOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -60,7 +69,7 @@ def main(
             roi=roi,
             reading=parse_reading(voxel_size, axes, channel),
             missing=missing,
-            workers=workers,
+            workers=parse_workers(workers, scheduler, cluster, part, patience),
             overwrite=overwrite,
             report=shown,
         )

@@ -6,13 +6,18 @@ import typer
 
 from cleftcli.cli import report
 from cleftcli.cli.options import (
+    ClusterOption,
     JsonOption,
     MissingOption,
     OutputOption,
     OverwriteOption,
+    PartOption,
+    PatienceOption,
+    SchedulerOption,
     VoxelSizeOption,
     WorkersOption,
     parse_voxel_size,
+    parse_workers,
 )
 
 CleftsArg = Annotated[str, typer.Argument(metavar="CLEFTS", help="Cleft ids or mask.")]
@@ -33,7 +38,11 @@ def main(
     unit: UnitOption = None,
     voxel_size: VoxelSizeOption = None,
     missing: MissingOption = "fill",
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    cluster: ClusterOption = None,
+    part: PartOption = None,
+    patience: PatienceOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -54,7 +63,7 @@ def main(
             unit=unit,
             voxel_size=parse_voxel_size(voxel_size),
             missing=missing,
-            workers=workers,
+            workers=parse_workers(workers, scheduler, cluster, part, patience),
             overwrite=overwrite,
             report=shown,
         )

@@ -10,6 +10,7 @@ import typer
 from cleftcli.errors import UsageError
 
 if TYPE_CHECKING:
+    from cleftcli.blockwise import Workers
     from cleftcli.volumes import Reading
 
 OutputOption = Annotated[str, typer.Option("-o", "--output", help="Store to write, .zarr or .n5.")]
@@ -18,7 +19,28 @@ OverwriteOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes on this machine. Default: 1, or one for each GPU."),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS|FILE", help="Use the workers of a running dask scheduler."),
+]
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option(metavar="TOML", help="Start workers as jobs of SLURM, LSF, PBS, SGE, ..."),
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Do every N-th block from the I-th on: for job arrays."),
+]
+PatienceOption = Annotated[
+    float | None,
+    typer.Option(
+        min=1, help="Seconds without a finished block before giving up. Default: 20x the slowest."
+    ),
+]
 RoiOption = Annotated[
     str | None, typer.Option(help="Box of voxels z0:z1,y0:y1,x0:x1; an empty end means the face.")
 ]
@@ -84,6 +106,29 @@ def pairs(addresses: list[str]) -> list[tuple[str, str]]:
     if len(addresses) % 2:
         raise UsageError(f"{addresses[-1]}: each prediction needs a truth behind it")
     return list(zip(addresses[::2], addresses[1::2], strict=True))
+
+
+def parse_workers(
+    workers: int | None,
+    scheduler: str | None,
+    cluster: Path | None,
+    part: str | None,
+    patience: float | None,
+) -> Workers:
+    """Who does the blocks, from the five options that say so.
+
+    Raises:
+        UsageError: options that exclude each other, or a part that is not i/n.
+    """
+    from cleftcli.blockwise import Workers
+
+    if workers is not None and (scheduler or cluster):
+        raise UsageError("--workers is for this machine; --scheduler and --cluster bring their own")
+    numbers = part.split("/") if part else []
+    if part and not (len(numbers) == 2 and all(n.isdecimal() for n in numbers)):
+        raise UsageError(f"--part {part!r}: i/n, such as 3/16")
+    chosen = (int(numbers[0]), int(numbers[1])) if part else None
+    return Workers(workers or 1, (), scheduler, cluster, chosen, patience)
 
 
 def parse_voxel_size(text: str | None) -> tuple[float, float, float] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cleftcli.blockwise import Process, Workers
 from cleftcli.errors import IncompleteError, InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, Zyx, fit_block, parse_roi, zyx
 from cleftcli.inspection import (
@@ -29,6 +30,7 @@ from cleftcli.resumable import (
     check_output,
     make,
 )
+from cleftcli.stored import store
 from cleftcli.volumes import (
     FORMATS,
     Reading,
@@ -46,7 +48,7 @@ CARRIED = ("content", "threshold", "probability_is", "contrastAdjustment", "inte
 
 
 @dataclass(frozen=True)
-class ConvertBlock:
+class ConvertBlock(Process):
     """Copy one block.
 
     `origin` is the output's first voxel in the source; `ask` has each block look for missing
@@ -69,8 +71,8 @@ class ConvertBlock:
         source = open_input(self.source, self.reading)
         gaps = missing_chunks(source, self.missing, block.write) if self.ask else 0
         here = block.write.shift(zyx([-o for o in self.origin]))
-        open_volume(self.output).write(here, source.read(block.write))
-        return {"missing_chunks": gaps}
+        stored = store(self.output, here, source.read(block.write))
+        return {"blocks_with_missing_chunks": int(gaps > 0), "stored": stored}
 
 
 def convert(
@@ -82,7 +84,7 @@ def convert(
     roi: str | None,
     reading: Reading,
     missing: Missing,
-    workers: int,
+    workers: Workers,
     overwrite: bool,
     report: Report,
 ) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def convert(
         roi: copy this box only; it keeps its place in the tissue.
         reading: what the source does not say, or says wrongly.
         missing: chunks that are not stored are read as 0 ("fill") or refused ("error").
-        workers: processes.
+        workers: who does the blocks.
         overwrite: replace an output made with other settings.
         report: called with blocks done and blocks in all.
 
@@ -138,14 +140,16 @@ def convert(
     )
     outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
     changed = not still_the_same(volume, scan, box)
-    met = sum(bool(r["missing_chunks"]) for r in outcome.records)
+    met = outcome.totals["blocks_with_missing_chunks"]
     seen = {**scan.summary(), "changed_while_read": changed, "blocks_with_missing_chunks": met}
-    write_attributes(outcome.volume, {"input": seen})
+    if outcome.complete:
+        write_attributes(outcome.volume, {"input": seen})
     return {
         "output": address,
         **facts,
         "shape": list(box.shape),
         "blocks": len(plan),
+        "complete": outcome.complete,
         "blocks_resumed": outcome.resumed,
         "input": seen,
     }

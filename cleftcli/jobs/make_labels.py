@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cleftcli.blockwise import Process, Workers
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, fit_block
 from cleftcli.inspection import Missing, scan_input, still_the_same
 from cleftcli.labels import TARGETS, Nm
 from cleftcli.resumable import BLOCK_VOXELS, CHUNK, Output, Report, check_output, make
+from cleftcli.stored import store
 from cleftcli.volumes import Reading, open_volume, split_address, write_attributes
 
 CLEFTS = ("volumes/labels/clefts", "clefts")
 
 
 @dataclass(frozen=True)
-class MakeBlock:
+class MakeBlock(Process):
     """Compute one block of a target and write it."""
 
     clefts: str
@@ -33,8 +35,7 @@ class MakeBlock:
         found = TARGETS[self.target].compute(
             clefts.read(read), self.voxel_size, self.scale, zero_is_cleft=self.zero_is_cleft
         )
-        open_volume(self.output).write(block.write, found[block.write.within(read)])
-        return {}
+        return {"stored": store(self.output, block.write, found[block.write.within(read)])}
 
 
 def make_labels(
@@ -46,7 +47,7 @@ def make_labels(
     unit: str | None,
     voxel_size: Nm | None,
     missing: Missing,
-    workers: int,
+    workers: Workers,
     overwrite: bool,
     report: Report,
 ) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def make_labels(
         unit: "nm", or "voxel": edges of the finest voxel.
         voxel_size: nm, where the store does not say.
         missing: chunks that are not stored are background ("fill") or refused ("error").
-        workers: processes.
+        workers: who does the blocks.
         overwrite: replace an output made with other settings.
         report: called with blocks done and blocks in all.
 
@@ -99,12 +100,14 @@ def make_labels(
     wanted = Output(address, plan, chosen.dtype, CHUNK, volume.space, attributes)
     outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
     seen = {**scan.summary(), "changed_while_read": not still_the_same(volume, scan)}
-    write_attributes(outcome.volume, {"input": seen})
+    if outcome.complete:
+        write_attributes(outcome.volume, {"input": seen})
     resumed = outcome.resumed
     return {
         "output": address,
         **facts,
         "blocks": len(plan),
+        "complete": outcome.complete,
         "blocks_resumed": resumed,
         "input": seen,
     }

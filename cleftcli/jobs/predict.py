@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cleftcli.blockwise import HERE, Workers
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import BlockPlan, Zyx, fit_block, fit_chunk, parse_roi
 from cleftcli.inspection import (
@@ -73,7 +74,7 @@ class Settings:
     batch_size: int | None = None
     device: str = "auto"
     precision: str = "auto"
-    workers: int = 1
+    workers: Workers = HERE
     dtype: str = "uint8"
     intensity_range: Range | None = None
     reading: Reading = AS_STORED
@@ -200,7 +201,7 @@ def plan(settings: Settings) -> Plan:
         device=str(device),
         precision=choose_precision(settings.precision, device),
         batch_size=settings.batch_size or tiles_at_once(device),
-        threads=max(cores() // settings.workers, 1),
+        threads=max(cores() // settings.workers.count, 1),
         tiling=tiling,
         black_white=black_white,
         output=output,
@@ -236,10 +237,12 @@ def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str,
         report=report,
     )
     seen = _what_was_seen(planned, outcome)
-    write_attributes(outcome.volume, {"input": seen})
+    if outcome.complete:
+        write_attributes(outcome.volume, {"input": seen})
     return {
         **planned.summary(),
-        "blocks_done": len(outcome.records),
+        "complete": outcome.complete,
+        "blocks_done": outcome.done,
         "blocks_resumed": outcome.resumed,
         "input": seen,
         "threshold": planned.checkpoint.threshold,
@@ -249,15 +252,15 @@ def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str,
 def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
     """What the blocks met in the input; the troubles are said aloud."""
     _, rows, columns = planned.blocks.counts
-    constant = Counter(z for record in outcome.records for z in record["constant_sections"])
+    constant = outcome.members.get("constant_sections", Counter())
     empty = sorted(z for z, n in constant.items() if n == rows * columns)
-    positive, black = outcome.total("positive"), outcome.total("positive_in_black")
+    positive, black = outcome.totals["positive"], outcome.totals["positive_in_black"]
     seen = {
         **planned.scan.summary(),
         "changed_while_read": not still_the_same(planned.volume, planned.scan, planned.blocks.roi),
-        "blocks_with_missing_chunks": sum(bool(r["missing_chunks"]) for r in outcome.records),
+        "blocks_with_missing_chunks": outcome.totals["blocks_with_missing_chunks"],
         "sections_without_contrast": empty,
-        "nan_or_inf_voxels": outcome.total("strange"),
+        "nan_or_inf_voxels": outcome.totals["strange"],
         "positive_voxels": positive,
         "positive_voxels_without_tissue": black,
     }

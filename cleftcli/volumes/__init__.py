@@ -35,6 +35,7 @@ __all__ = [
     "Scan",
     "Space",
     "Volume",
+    "chunks_behind",
     "create_volume",
     "crop",
     "has_array",
@@ -51,6 +52,7 @@ __all__ = [
 
 MOST_LISTED = 12  # arrays to name in a message
 write_attributes = creation.write_attributes
+chunks_behind = creation.chunks_behind
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from cleftcli.volumes.documents import (
     read_document,
     write_document,
 )
+from cleftcli.volumes.scan import Chunks
 from cleftcli.volumes.volume import Space, Volume
 
 
@@ -136,8 +137,11 @@ _METADATA = {"zarr2": _zarr2, "zarr3": _zarr3, "n5": _n5}
 
 def write_attributes(volume: Volume, attributes: Mapping[str, Any]) -> None:
     """Add to the attributes of an array of ours."""
-    array = volume.array
-    assert isinstance(array, Chunked)
-    merge_attributes(
-        array.chunks.container, array.chunks.dataset, LAYOUTS[volume.format], attributes
-    )
+    chunks = chunks_behind(volume)
+    merge_attributes(chunks.container, chunks.dataset, LAYOUTS[volume.format], attributes)
+
+
+def chunks_behind(volume: Volume) -> Chunks:
+    """The chunks on disk of an array of ours."""
+    assert isinstance(volume.array, Chunked)
+    return volume.array.chunks

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from cleftcli.errors import InputError
 from cleftcli.geometry import Roi
 from cleftcli.volumes import stores
@@ -82,6 +84,22 @@ class Chunks:
         """The voxels of a chunk, zyx."""
         box = self.grid.box(index)
         return self.axes.roi([s.start for s in box], [s.stop - s.start for s in box])
+
+    def bytes_in(self, slices: Slices) -> int:
+        """How many bytes the chunks of a box take on disk; those that are not there take none."""
+        folder = Path(self.container, self.dataset)
+        paths = (folder / key for key, _ in self.within(slices))
+        return sum(p.stat().st_size for p in paths if p.exists())
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of every chunk on disk, by its place: (z, y, x) int64, 0 where there is none."""
+        ranges = self.grid.ranges(slice(0, n) for n in self.grid.shape)
+        found = np.zeros([len(r) for r in ranges], np.int64)
+        for entry in stores.entries(self.container, self.dataset) or ():
+            index = self.grid.keys.index(entry.key)
+            if index is not None and inside(index, ranges):
+                found[index] = entry.size or 0
+        return found.transpose(self.axes.order)
 
     def scan(self, slices: Slices) -> Scan:
         """The chunks of a box, as the store tells of them.

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 from timing import pair, seconds
 
+from cleftcli.blockwise import HERE
 from cleftcli.geometry import BlockPlan, whole
 from cleftcli.jobs.evaluate import evaluate
 from cleftcli.jobs.make_labels import make_labels
@@ -87,7 +88,7 @@ def labels_against_scipy(folder: Path) -> dict[str, float]:
             unit=None,
             voxel_size=None,
             missing="fill",
-            workers=1,
+            workers=HERE,
             overwrite=False,
             report=lambda *_: None,
         )

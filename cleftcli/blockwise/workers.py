@@ -1,0 +1,172 @@
+"""Who does the blocks: processes of this machine, or those of a dask cluster.
+
+dask runs whatever code reaches its ports, so local workers listen on loopback only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
+
+from cleftcli.errors import InputError, ResourceError, UsageError
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1:0"
+SECONDS_TO_JOIN = 60.0  # for the first worker of a scheduler that somebody else started
+QUEUES = {
+    "slurm": "SLURMCluster",
+    "lsf": "LSFCluster",
+    "pbs": "PBSCluster",
+    "sge": "SGECluster",
+    "oar": "OARCluster",
+    "htcondor": "HTCondorCluster",
+    "local": "LocalCluster",  # jobs as processes of this machine: to try a file without a queue
+}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the blocks; without a scheduler or cluster, `count` workers on this machine.
+
+    A single worker without GPUs lives in this process. `gpus` names the device of each worker
+    (CUDA_VISIBLE_DEVICES), each a process of its own.
+    """
+
+    count: int = 1
+    gpus: tuple[str, ...] = ()
+    scheduler: str | None = None  # address, or scheduler file
+    cluster: Path | None = None  # TOML for dask-jobqueue
+    part: tuple[int, int] | None = None  # do every n-th block from the i-th on: (i, n), i from 1
+    patience: float | None = None  # seconds without a finished block before it is given up
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.cluster:
+            raise UsageError("--scheduler and --cluster exclude each other")
+        if self.part and not 1 <= self.part[0] <= self.part[1]:
+            raise UsageError("--part {}/{}: i/n with 1 <= i <= n".format(*self.part))
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether workers may run on other machines than this process."""
+        return bool(self.scheduler or self.cluster)
+
+    def takes(self, index: int) -> bool:
+        """Whether a block falls into this part."""
+        return self.part is None or index % self.part[1] == self.part[0] - 1
+
+
+HERE = Workers()  # one, in this process
+
+
+@contextmanager
+def connected(workers: Workers, threads: int) -> Iterator[Client]:
+    """A client whose workers have joined; local ones run `threads` tasks at a time each.
+
+    Raises:
+        InputError: the cluster file cannot be used.
+        ResourceError: no scheduler answers, or no worker joins it.
+    """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    dask.config.set({"distributed.worker.profile.enabled": False})  # it looks at threads for ever
+    if workers.scheduler:
+        with _joined(workers.scheduler) as client:
+            yield client
+        return
+    made = _queued(workers.cluster) if workers.cluster else _local(workers, threads)
+    with made as cluster, Client(cluster, set_as_default=False) as client:
+        if workers.cluster:
+            log.info("waiting for the first of the jobs to start")
+            client.wait_for_workers(1)
+        yield client
+
+
+def _joined(scheduler: str) -> Client:
+    """A client of a scheduler that runs already."""
+    is_file = Path(scheduler).exists()
+    if not is_file and "://" not in scheduler:
+        raise InputError(f"{scheduler}: neither a scheduler file nor an address tcp://HOST:PORT")
+    where: dict[str, Any] = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
+    try:
+        client = Client(**where, timeout=SECONDS_TO_JOIN, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ResourceError(f"{scheduler}: no scheduler answers: {error}") from error
+    try:
+        client.wait_for_workers(1, timeout=SECONDS_TO_JOIN)
+    except TimeoutError:
+        client.close()
+        raise ResourceError(
+            f"{scheduler}: no worker has joined in {SECONDS_TO_JOIN:.0f} s"
+        ) from None
+    return client
+
+
+def _local(workers: Workers, threads: int) -> SpecCluster:
+    """Workers on this machine, reachable from nowhere else."""
+    if workers.count == 1 and not workers.gpus:
+        return LocalCluster(
+            n_workers=1,
+            threads_per_worker=threads,
+            processes=False,
+            # without an address the HTTP servers would take port 8787 on every interface
+            dashboard_address=LOOPBACK,
+            worker_dashboard_address=LOOPBACK,
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=0,
+            protocol="tcp",
+            host="127.0.0.1",
+        )
+    here = {"host": "127.0.0.1", "dashboard_address": LOOPBACK}
+    seen = workers.gpus or (os.environ.get("CUDA_VISIBLE_DEVICES"),) * workers.count
+    return SpecCluster(
+        scheduler={"cls": Scheduler, "options": {**here, "dashboard": False}},
+        workers={
+            n: {
+                "cls": Nanny,
+                "options": {
+                    **here,
+                    "nthreads": threads,
+                    "memory_limit": 0,
+                    "env": {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu},
+                },
+            }
+            for n, gpu in enumerate(seen)
+        },
+    )
+
+
+def _queued(path: Path) -> Any:
+    """A cluster of batch jobs, as a TOML file describes it for dask-jobqueue."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        queue, jobs = table.pop("queue"), table.pop("jobs")
+        name = QUEUES[queue]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: {error}; it takes queue ({', '.join(QUEUES)}), jobs (how many), and options "
+            "of that class of dask-jobqueue"
+        ) from error
+    try:
+        made_by = getattr(importlib.import_module(f"dask_jobqueue.{queue}"), name)
+    except ImportError:
+        raise ResourceError(
+            "dask-jobqueue is not installed: pip install 'cleft[cluster]'"
+        ) from None
+    try:
+        cluster = made_by(**table)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+    cluster.scale(jobs=jobs)
+    return cluster

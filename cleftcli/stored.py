@@ -1,0 +1,66 @@
+"""What of an output is on disk, held against what its ledgers say.
+
+The ledger lies beside the container (`OUT.zarr.DATASET.ledger`), so that copies of the store do not
+carry it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cleftcli.blockwise import Standing
+from cleftcli.geometry import BlockPlan, Roi, Zyx, zyx
+from cleftcli.volumes import chunks_behind, has_array, open_volume, split_address
+
+
+def ledger_of(address: str) -> Path:
+    """The ledger of an output, or of the whole where parts have some of their own."""
+    container, dataset = split_address(address)
+    name = ".".join(p for p in (Path(container).name, dataset.replace("/", "."), "ledger") if p)
+    return Path(container).with_name(name)
+
+
+def store(address: str, roi: Roi, data: np.ndarray) -> dict[str, list[int]]:
+    """Write a box of whole chunks; bytes on disk and CRC-32 of the voxels, by dataset.
+
+    For the ledger, under `stored`: that is how a chunk which is lost or cut off later is seen.
+    """
+    volume = open_volume(address)
+    volume.write(roi, data)
+    size = chunks_behind(volume).bytes_in(roi.within(volume.roi))
+    return {split_address(address)[1]: [size, checksum(data)]}
+
+
+def checksum(data: np.ndarray) -> int:
+    """CRC-32 of voxels in z, y, x order."""
+    return zlib.crc32(np.ascontiguousarray(data).data)
+
+
+def sound(container: Path, plan: BlockPlan, standing: Standing) -> set[int]:
+    """The blocks that are recorded, and whose chunks have the size on disk that they had then."""
+    sizes: dict[str, tuple[np.ndarray, Zyx]] = {}
+    found = set()
+    for index, record in standing.records():
+        here = plan[index].write.shift(zyx([-o for o in plan.roi.offset]))
+        for dataset, (size, _) in record.get("stored", {}).items():
+            if dataset not in sizes:
+                sizes[dataset] = _sizes(f"{container}/{dataset}")
+            table, chunk = sizes[dataset]
+            touched = zip(here.offset, here.end, chunk, strict=True)
+            box = tuple(slice(a // c, -(-b // c)) for a, b, c in touched)
+            if table[box].sum() != size:
+                break
+        else:
+            found.add(index)
+    return found
+
+
+def _sizes(address: str) -> tuple[np.ndarray, Zyx]:
+    """Bytes of each chunk of an array, and the chunk; of one that is not there, nothing."""
+    if not has_array(address):
+        return np.zeros((0, 0, 0), np.int64), (1, 1, 1)
+    volume = open_volume(address)
+    return chunks_behind(volume).sizes(), volume.chunks
