@@ -6,13 +6,15 @@ carry it.
 
 from __future__ import annotations
 
+import glob
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from cleftcli.blockwise import Standing
-from cleftcli.geometry import BlockPlan, Roi, Zyx, zyx
+from cleftcli.errors import InputError
+from cleftcli.geometry import BlockPlan, Roi, Zyx, between, zyx
 from cleftcli.volumes import chunks_behind, has_array, open_volume, split_address
 
 
@@ -21,6 +23,39 @@ def ledger_of(address: str) -> Path:
     container, dataset = split_address(address)
     name = ".".join(p for p in (Path(container).name, dataset.replace("/", "."), "ledger") if p)
     return Path(container).with_name(name)
+
+
+def output_at(address: str) -> str:
+    """The output that an address means: a dataset, or the only one with a ledger in a container.
+
+    Raises:
+        InputError: several have one, or none.
+    """
+    container, dataset = split_address(address)
+    if dataset:
+        return address
+    path = Path(container)
+    beside = sorted(path.absolute().parent.glob(f"{glob.escape(path.name)}.*.ledger*"))
+    names = sorted({p.name[len(path.name) + 1 :].split(".ledger")[0] for p in beside})
+    if not names:
+        raise InputError(f"{container}: there is no ledger of cleft beside it")
+    if len(names) > 1:
+        raise InputError(f"{container} holds several outputs: {', '.join(names)}; name one")
+    return f"{container}/{names[0].replace('.', '/')}"
+
+
+def plan_of(found: Standing, ledger: Path) -> BlockPlan:
+    """The blocks that ledgers speak of.
+
+    Raises:
+        InputError: they do not say.
+    """
+    try:
+        ends = [[int(n) for n in part.split(":")] for part in found.fingerprint["roi"].split(",")]
+        offset, end = (zyx(values) for values in zip(*ends, strict=True))
+        return BlockPlan(between(offset, end), zyx(found.fingerprint["block"]))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{ledger}: it does not say which blocks there are") from error
 
 
 def store(address: str, roi: Roi, data: np.ndarray) -> dict[str, list[int]]:
@@ -44,7 +79,7 @@ def sound(container: Path, plan: BlockPlan, standing: Standing) -> set[int]:
     sizes: dict[str, tuple[np.ndarray, Zyx]] = {}
     found = set()
     for index, record in standing.records():
-        here = plan[index].write.shift(zyx([-o for o in plan.roi.offset]))
+        here = written_at(plan, index)
         for dataset, (size, _) in record.get("stored", {}).items():
             if dataset not in sizes:
                 sizes[dataset] = _sizes(f"{container}/{dataset}")
@@ -56,6 +91,11 @@ def sound(container: Path, plan: BlockPlan, standing: Standing) -> set[int]:
         else:
             found.add(index)
     return found
+
+
+def written_at(plan: BlockPlan, index: int) -> Roi:
+    """The voxels of an output that a block writes."""
+    return plan[index].write.shift(zyx([-o for o in plan.roi.offset]))
 
 
 def _sizes(address: str) -> tuple[np.ndarray, Zyx]:

@@ -35,6 +35,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Two threads that wait for each other on busy cores take ten times as long."""
+    monkeypatch.setattr("cleftcli.jobs.predict.cores", lambda: 1)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # in processes of their own
+
+
 @pytest.fixture(scope="session")
 def grown():
     """Raw and clefts of a small piece of synthetic tissue, 10x48x64."""

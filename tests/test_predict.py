@@ -35,13 +35,6 @@ def voxels_on_disk(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch):
-    """Two threads that wait for each other on busy cores take ten times as long."""
-    monkeypatch.setattr("cleftcli.jobs.predict.cores", lambda: 1)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # in processes of their own
-
-
 @pytest.fixture
 def settings(tmp_path, volume, checkpoint):
     """Predict the small volume in one block."""

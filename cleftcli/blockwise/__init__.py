@@ -1,6 +1,6 @@
 """Run a function over blocks: dask schedules, retries and survives its workers."""
 
-from cleftcli.blockwise.ledger import Ledger, Standing, ledgers, refuse_if_held, standing
+from cleftcli.blockwise.ledger import Ledger, Standing, is_held, ledgers, refuse_if_held, standing
 from cleftcli.blockwise.schedule import Process, run
 from cleftcli.blockwise.workers import HERE, Workers
 
@@ -10,6 +10,7 @@ __all__ = [
     "Process",
     "Standing",
     "Workers",
+    "is_held",
     "ledgers",
     "refuse_if_held",
     "run",

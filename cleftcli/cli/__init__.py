@@ -28,7 +28,9 @@ from cleftcli.cli import (
     networks,
     predict,
     segment,
+    status,
     train,
+    verify,
 )
 from cleftcli.errors import CleftError, ResourceError
 
@@ -100,6 +102,8 @@ app.command("make-labels")(make_labels.main)
 app.command("train")(train.main)
 app.command("networks")(networks.main)
 app.command("predict")(predict.main)
+app.command("status")(status.main)
+app.command("verify")(verify.main)
 app.command("segment")(segment.main)
 app.command("evaluate")(evaluate.main)
 app.command("export-cremi")(export_cremi.main)

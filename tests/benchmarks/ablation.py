@@ -92,14 +92,16 @@ def scored(folder: Path, system: str, seed: int, steps: int) -> dict[str, float]
 
 
 def main() -> None:
-    """Print the table as Markdown, line by line as runs end."""
+    """Train seed by seed, then print the table as Markdown: a part of the seeds is a table too."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     steps, seeds = (int(n) for n in (*sys.argv[2:4], "300", "3")[:2])
-    print(f"| system, {steps} steps | {' | '.join(SHOWN)} |")  # noqa: T201
+    every = range(1, seeds + 1)
+    found = {(n, s): scored(folder, s, n, steps) for n in every for s in SYSTEMS}
+    print(f"| system, {steps} steps, {seeds} seeds | {' | '.join(SHOWN)} |")  # noqa: T201
     print("|---" * (len(SHOWN) + 1) + "|")  # noqa: T201
     for system in SYSTEMS:
-        rows = [scored(folder, system, seed, steps) for seed in range(1, seeds + 1)]
+        rows = [found[seed, system] for seed in every]
         cells = [_spread([row[name] for row in rows]) for name in SHOWN]
         print(f"| {system} | {' | '.join(cells)} |", flush=True)  # noqa: T201
 
