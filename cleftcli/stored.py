@@ -79,18 +79,21 @@ def sound(container: Path, plan: BlockPlan, standing: Standing) -> set[int]:
     sizes: dict[str, tuple[np.ndarray, Zyx]] = {}
     found = set()
     for index, record in standing.records():
-        here = written_at(plan, index)
-        for dataset, (size, _) in record.get("stored", {}).items():
-            if dataset not in sizes:
-                sizes[dataset] = _sizes(f"{container}/{dataset}")
-            table, chunk = sizes[dataset]
-            touched = zip(here.offset, here.end, chunk, strict=True)
-            box = tuple(slice(a // c, -(-b // c)) for a, b, c in touched)
-            if table[box].sum() != size:
-                break
-        else:
+        stored = record.get("stored", {})
+        for dataset in stored.keys() - sizes.keys():
+            sizes[dataset] = _sizes(f"{container}/{dataset}")
+        if all(_bytes_of(plan, index, *sizes[d]) == size for d, (size, _) in stored.items()):
             found.add(index)
     return found
+
+
+def _bytes_of(plan: BlockPlan, index: int, sizes: np.ndarray, chunk: Zyx) -> int:
+    """What the chunks of a block take on disk."""
+    here = written_at(plan, index)
+    z, y, x = (
+        slice(a // c, -(-b // c)) for a, b, c in zip(here.offset, here.end, chunk, strict=True)
+    )
+    return int(sizes[z, y, x].sum())
 
 
 def written_at(plan: BlockPlan, index: int) -> Roi:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -382,3 +383,50 @@ def test_a_disk_that_fills_up_is_enlarged_and_the_run_goes_on(
     assert done.returncode == 6, (said, done.stderr)
     assert 0 < json.loads(done.stdout)["blocks_resumed"] < 36, said
     assert files(tmp_path / "copy.zarr") == files(tmp_path / "alone.zarr")
+
+
+def dask(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dask", *map(str, arguments), "--no-dashboard"],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_a_cluster_started_by_hand_does_the_work_and_may_lose_a_worker(
+    cleft, settings, tmp_path, volume
+):
+    """As docs/cluster.md says: scheduler and workers by dask's own commands, one of them killed."""
+    made(settings("alone.zarr"))
+    file = tmp_path / "cluster.json"
+    common = ["--scheduler-file", file]
+    scheduler = dask("scheduler", *common, "--host", "127.0.0.1", "--port", "0")
+    workers = [dask("worker", *common, "--nthreads", "2", "--no-nanny") for _ in range(2)]
+    command = [sys.executable, "-m", "cleftcli", "predict", f"{volume}/volumes/raw"]
+    command += ["-o", tmp_path / "out.zarr", "--checkpoint", settings("x").checkpoint]
+    command += ["--block", "4,16,16", "--device", "cpu", "--scheduler", file, "--batch-size", "2"]
+    try:
+        while not file.exists() or not file.read_text():
+            time.sleep(0.1)
+        run = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        ledger = tmp_path / "out.zarr.cleft.ledger"
+        while run.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < 6):
+            time.sleep(0.01)
+        workers[0].kill()
+        _, said = run.communicate(timeout=120)
+    finally:
+        for process in (scheduler, *workers):
+            process.kill()
+            process.wait()
+
+    assert run.returncode == 0, said
+    assert files(tmp_path / "out.zarr") == files(tmp_path / "alone.zarr")
+
+
+def test_elsewhere_the_device_has_to_be_said(cleft, settings, volume, tmp_path):
+    """The node that plans may have none."""
+    done = cleft("predict", volume, "-o", tmp_path / "o.zarr", "--scheduler", "tcp://127.0.0.1:9")
+
+    assert done.exit_code == 2
+    assert "--device cpu or cuda" in done.stderr

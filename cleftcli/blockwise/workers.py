@@ -137,6 +137,7 @@ def _local(workers: Workers, threads: int) -> SpecCluster:
                     **here,
                     "nthreads": threads,
                     "memory_limit": 0,
+                    "silence_logs": logging.CRITICAL,
                     "env": {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu},
                 },
             }

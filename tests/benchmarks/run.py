@@ -12,13 +12,14 @@ from pathlib import Path
 
 import clefts
 import predictions
+import scheduling
 import torch
 import training
 import volumes
 
 from cleftcli.model.device import cores
 
-ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS, **training.ROWS}
+ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS, **scheduling.ROWS, **training.ROWS}
 
 
 def main() -> None:
