@@ -28,6 +28,8 @@ from cleftcli.volumes.documents import (
 from cleftcli.volumes.scan import Chunks, Payload
 from cleftcli.volumes.volume import Space, Volume, check_chunk
 
+# else a chunk of zeros is not stored, and nobody could tell it from one that was never written
+WRITE_ZEROS = {"store_data_equal_to_fill_value": True}
 _STATUS = re.compile(r'^[A-Z_]+: (Error reading local file "[^"]*": )?')
 
 
@@ -241,4 +243,5 @@ def _spec(container: str, dataset: str, format: str) -> dict[str, Any]:
         "kvstore": lenient.kvstore(container, dataset, format),
         # an output may grow while this process looks at it: the cache is good for one opening
         "recheck_cached_data": "open",
+        **WRITE_ZEROS,
     }

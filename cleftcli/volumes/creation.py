@@ -14,7 +14,7 @@ from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import metadata, stores
 from cleftcli.volumes.axes import AS_STORED, arrange
-from cleftcli.volumes.chunked import Chunked, chunks_of, volume_of
+from cleftcli.volumes.chunked import WRITE_ZEROS, Chunked, chunks_of, volume_of
 from cleftcli.volumes.documents import (
     LAYOUTS,
     Layout,
@@ -53,6 +53,7 @@ def create_array(
         "driver": layout.driver,
         "kvstore": stores.spec(container, dataset),
         "metadata": _METADATA[format](shape, dtype, chunks),
+        **WRITE_ZEROS,
     }
     try:
         # opened where a killed run has left it already
