@@ -23,9 +23,10 @@ from cleftcli.inspection import (
     scan_input,
     still_the_same,
 )
+from cleftcli.machine import cores
 from cleftcli.model import checkpoint
 from cleftcli.model.checkpoint import Checkpoint
-from cleftcli.model.device import choose_device, choose_precision, cores, tiles_at_once
+from cleftcli.model.device import choose_device, choose_precision, tiles_at_once
 from cleftcli.model.inference import BLENDS
 from cleftcli.model.objectives import NO_CLEFTS
 from cleftcli.prediction import PredictBlock, Tiling, tile_grid

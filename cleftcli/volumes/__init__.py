@@ -160,6 +160,7 @@ def create_volume(
         format: a writable one of FORMATS; by default zarr v2, or N5 by the container's suffix.
 
     Raises:
+        ResourceError: the disk is full, or may not be written.
         UsageError: no such format can be written block by block.
     """
     container, dataset = split_address(address)

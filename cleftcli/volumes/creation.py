@@ -27,6 +27,7 @@ from cleftcli.volumes.documents import (
     write_document,
 )
 from cleftcli.volumes.volume import Space, Volume
+from cleftcli.volumes.writing import writing
 
 
 def create_array(
@@ -45,6 +46,7 @@ def create_array(
     One that is there already with the same shape, dtype and chunks is kept.
 
     Raises:
+        ResourceError: the disk is full, or may not be written.
         UsageError: the format has no such dtype, or another array is there.
     """
     layout = LAYOUTS[format]
@@ -57,7 +59,8 @@ def create_array(
     }
     try:
         # opened where a killed run has left it already
-        stored = ts.open(spec, context=stores.context(), create=True, open=True).result()
+        with writing(f"{container}/{dataset}"):
+            stored = ts.open(spec, context=stores.context(), create=True, open=True).result()
     except ValueError as error:
         raise UsageError(f"{container}/{dataset}: {format} cannot hold it: {error}") from error
     for parent in parents(dataset):

@@ -17,6 +17,7 @@ from typing import Any
 
 from cleftcli.errors import InputError
 from cleftcli.volumes import stores
+from cleftcli.volumes.writing import writing
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,14 @@ def read_document(container: str, key: str) -> dict[str, Any] | None:
 
 
 def write_document(container: str, key: str, document: Mapping[str, Any]) -> None:
-    """Write a JSON document; a reader finds the old one or the new one."""
+    """Write a JSON document; a reader finds the old one or the new one.
+
+    Raises:
+        ResourceError: the disk is full, or may not be written.
+    """
     text = json.dumps(document, indent=1).encode()
-    stores.store(container).write(posixpath.normpath(key), text).result()
+    with writing(f"{container}/{key}"):
+        stores.store(container).write(posixpath.normpath(key), text).result()
 
 
 def is_array(container: str, dataset: str, layout: Layout) -> bool:
@@ -94,7 +100,11 @@ def read_attributes(container: str, path: str, layout: Layout) -> dict[str, Any]
 def merge_attributes(
     container: str, path: str, layout: Layout, attributes: Mapping[str, Any]
 ) -> None:
-    """Add to the user attributes of a group or array."""
+    """Add to the user attributes of a group or array.
+
+    Raises:
+        ResourceError: as `write_document`.
+    """
     key = posixpath.join(path, layout.attributes)
     document = read_document(container, key) or {}
     if layout.driver == "zarr3":

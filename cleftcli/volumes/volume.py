@@ -114,7 +114,11 @@ class Volume:
         return np.asarray(data[np.ix_(*at)])
 
     def write(self, roi: Roi, data: np.ndarray) -> None:
-        """Store the voxels of `roi`; they are durable when it returns."""
+        """Store the voxels of `roi`; they are durable when it returns.
+
+        Raises:
+            ResourceError: the disk is full, or may not be written.
+        """
         self.array.write(roi.within(self.roi), data)
 
     def scan(self, roi: Roi | None = None) -> Scan:
