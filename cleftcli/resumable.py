@@ -8,7 +8,7 @@ the whole.
 from __future__ import annotations
 
 import logging
-import shutil
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +20,11 @@ from cleftcli import __version__
 from cleftcli.blockwise import Failure, Ledger, Process, refuse_if_held, run
 from cleftcli.errors import ConflictError, IncompleteError, InputError, ResourceError, UsageError
 from cleftcli.geometry import BlockPlan, Zyx
+from cleftcli.machine import free_space, nearest, try_writing
 from cleftcli.volumes import (
     Space,
     Volume,
+    choose_format,
     create_volume,
     has_array,
     is_ours,
@@ -39,6 +41,7 @@ Report = Callable[[int, int], None]
 
 CHUNK: Zyx = (16, 128, 128)
 BLOCK_VOXELS = 2**24  # what one unit of work writes; a kill loses at most the blocks in flight
+DOCUMENTS = 16  # files and folders of an output beside its chunks, about
 CONTRACT = 2  # raised when the same settings would give other voxels
 
 
@@ -58,6 +61,13 @@ class Output:
     def container(self) -> Path:
         """The store on disk."""
         return Path(split_address(self.address)[0])
+
+    @property
+    def files(self) -> int:
+        """How many files and folders it takes: one a chunk, and those that hold them."""
+        counts = [-(-n // c) for n, c in zip(self.plan.roi.shape, self.chunks, strict=True)]
+        outer = counts[::-1] if self.container.suffix == ".n5" else counts
+        return DOCUMENTS + sum(math.prod(outer[:n]) for n in (1, 2, 3))
 
     @property
     def ledger(self) -> Path:
@@ -112,7 +122,7 @@ def make(
         if not has_array(output.address):
             ledger.forget()
         try:
-            volume = _volume(output)
+            volume = create(output)
         except UsageError:
             if not ledger.done:
                 output.ledger.unlink()  # or it would refuse the corrected command
@@ -152,22 +162,40 @@ def _real(path: str | Path) -> Path:
         raise InputError(f"{path}: {error}") from error
 
 
-def check_disk(output: Output) -> None:
-    """Refuse an output that the disk cannot hold, should nothing compress.
+def check_room(output: Output) -> None:
+    """Refuse an output that its place cannot take, in the first second.
+
+    It counts as incompressible, but blocks that its ledger names are there already. A file is
+    written on trial, and removed.
 
     Raises:
-        ResourceError: it is larger than what is free.
+        ResourceError: bytes or inodes are too few, or the place may not be written.
+        UsageError: it cannot be of that format there.
     """
-    if output.container.exists():
-        return
-    folder = next(f for f in output.container.resolve().parents if f.exists())
-    needed = output.plan.roi.size * np.dtype(output.dtype).itemsize
-    free = shutil.disk_usage(folder).free
+    choose_format(output.address, output.format, np.dtype(output.dtype))
+    folder = nearest(output.container if output.ledger.exists() else output.container.parent)
+    left = 1 - _lines(output.ledger) / len(output.plan)
+    needed = left * output.plan.roi.size * np.dtype(output.dtype).itemsize
+    free, inodes = free_space(folder)
     if needed > free:
         raise ResourceError(
             f"the output may need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; "
             "nothing was written"
         )
+    if inodes is not None and left * output.files > inodes:
+        raise ResourceError(
+            f"the output may need {left * output.files:.0f} files and folders and {folder} has "
+            f"room for {inodes} (inodes); larger chunks make fewer; nothing was written"
+        )
+    try_writing(folder)
+
+
+def _lines(ledger: Path) -> int:
+    """How many blocks a ledger names."""
+    if not ledger.exists():
+        return 0
+    with ledger.open("rb") as file:
+        return max(sum(1 for _ in file) - 1, 0)
 
 
 def _run(
@@ -186,8 +214,13 @@ def _run(
     return run(process, (plan[i] for i in missing), workers=workers, finished=finished)
 
 
-def _volume(output: Output) -> Volume:
-    """The output's array, made if a kill has not left it already."""
+def create(output: Output) -> Volume:
+    """The output's array, not `complete` as yet; made if a kill has not left it already.
+
+    Raises:
+        ResourceError: the place may not be written.
+        UsageError: it cannot be of that format there, or another array is in the way.
+    """
     attributes = {**output.attributes, "made_by": f"cleft {__version__}", "complete": False}
     return create_volume(
         output.address,

@@ -129,22 +129,65 @@ def test_a_read_only_disk_is_refused(tmp_path):
     assert "the file system is read-only" in refused(done)[1]["create_volume"][1]
 
 
+NOBODY = ("setpriv", "--reuid", 65534, "--regid", 65534, "--clear-groups")
+
+
 def as_nobody(*command) -> subprocess.CompletedProcess:
     """A command as a user who owns nothing; root may write anywhere."""
-    if os.geteuid():
-        return run(*command)
-    done = run("setpriv", "--reuid", 65534, "--regid", 65534, "--clear-groups", *command)
-    if "setpriv:" in done.stderr:
-        pytest.skip("another user's rights cannot be taken here")
-    return done
+    user = NOBODY if os.geteuid() == 0 else ()
+    if run(*user, sys.executable, "-c", "import cleftcli.cli").returncode:
+        pytest.skip("another user cannot run this program here")
+    return run(*user, *command)
 
 
-def test_a_folder_of_somebody_else_is_refused(tmp_path, tmp_path_factory):
-    """Permission, not a format."""
+@pytest.fixture
+def theirs(tmp_path, tmp_path_factory):
+    """A folder that others may read only."""
     for folder in (tmp_path_factory.getbasetemp().parent, tmp_path_factory.getbasetemp(), tmp_path):
         folder.chmod(0o755)
     (tmp_path / "theirs").mkdir(mode=0o555)
-    done = as_nobody(sys.executable, "-c", FILL, tmp_path / "theirs", "zarr2")
-    if "Permission" in done.stderr:
-        pytest.skip("another user cannot read this program here")
+    return tmp_path / "theirs"
+
+
+def test_a_folder_of_somebody_else_is_refused(theirs):
+    """Permission, not a format."""
+    done = as_nobody(sys.executable, "-c", FILL, theirs, "zarr2")
     assert "you may not write there" in refused(done)[1]["create_volume"][1]
+
+
+# ---- seen in the first second
+
+
+BEFORE = {
+    "full": ("size=64k", "head -c 1m /dev/zero > {at}/a 2> /dev/null || true", "GB free"),
+    "no inodes": ("size=1g,nr_inodes=9", "true", "room for 8 (inodes)"),
+    "read-only": ("size=1m", "mount -o remount,ro {at}", "{at}: the file system is read-only"),
+}
+
+
+def copied(source, out) -> list[str]:
+    """A command that copies a volume."""
+    return [sys.executable, "-m", "cleftcli", "convert", source, out]
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_a_place_that_takes_nothing_is_refused_before_work(tmp_path, case):
+    """6, one line, and nothing is begun there."""
+    source = store(f"{tmp_path}/in.zarr/raw", np.ones((4, 64, 64), np.uint8)).address
+    at = tmp_path / "disk"
+    options, before, words = (text.format(at=at) for text in BEFORE[case])
+    command = f"{shlex.join(copied(source, f'{at}/out.zarr'))}; code=$?; ls -A {at}; exit $code"
+    done = mounted(at, options, "sh", "-c", command, after=before)
+    assert done.returncode == 6, done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("cleft: ")]
+    assert words in line
+    assert "Traceback" not in done.stderr
+    assert done.stdout.split() == (["a"] if case == "full" else [])
+
+
+def test_a_place_of_somebody_else_is_refused_before_work(tmp_path, theirs):
+    """The folder that is there is named, not the one to be made."""
+    source = store(f"{tmp_path}/in.zarr/raw", np.ones((4, 64, 64), np.uint8)).address
+    done = as_nobody(*copied(source, f"{theirs}/new/out.zarr"))
+    assert done.returncode == 6, done.stderr
+    assert f"{theirs}: you may not write there" in done.stderr

@@ -6,6 +6,7 @@ import typer
 
 from cleftcli.cli import report
 from cleftcli.cli.options import (
+    FormatOption,
     JsonOption,
     MissingOption,
     OutputOption,
@@ -32,6 +33,7 @@ def main(
     scale: ScaleOption = None,
     unit: UnitOption = None,
     voxel_size: VoxelSizeOption = None,
+    format: FormatOption = None,
     missing: MissingOption = "fill",
     workers: WorkersOption = 1,
     overwrite: OverwriteOption = False,
@@ -53,6 +55,7 @@ def main(
             scale=scale,
             unit=unit,
             voxel_size=parse_voxel_size(voxel_size),
+            format=format,
             missing=missing,
             workers=workers,
             overwrite=overwrite,

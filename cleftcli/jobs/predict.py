@@ -36,8 +36,8 @@ from cleftcli.resumable import (
     Outcome,
     Output,
     Report,
-    check_disk,
     check_output,
+    check_room,
     make,
 )
 from cleftcli.volumes import (
@@ -76,6 +76,7 @@ class Settings:
     precision: str = "auto"
     workers: int = 1
     dtype: str = "uint8"
+    format: str | None = None
     intensity_range: Range | None = None
     reading: Reading = AS_STORED
     missing: Missing = "fill"
@@ -113,6 +114,7 @@ class Plan:
             chunks=fit_chunk(self.blocks.block, CHUNK),
             space=Space(space.voxel_size, (z, y, x)),
             attributes=attributes,
+            format=self.settings.format,
         )
 
     @cached_property
@@ -213,7 +215,7 @@ def plan(settings: Settings) -> Plan:
     seen = intensity_doubts(look(volume, roi), black_white, list(found.intensities))
     warnings = [*doubts(volume), *seen]
     planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process, scan, warnings)
-    check_disk(planned.output)
+    check_room(planned.output)
     return planned
 
 
@@ -288,10 +290,10 @@ def describe(planned: Plan) -> str:
 
 
 def _output_address(settings: Settings) -> str:
-    """`-o`, or the volume's name with .cleft.zarr in the current folder; the dataset is `cleft`."""
+    """`-o`, or the volume's name with .cleft.zarr (.n5) here; the dataset is `cleft`."""
     if settings.output is None:
         stem = Path(split_address(settings.volume)[0]).name.rsplit(".", 1)[0]
-        return f"{stem}.cleft.zarr/cleft"
+        return f"{stem}.cleft.{'n5' if settings.format == 'n5' else 'zarr'}/cleft"
     check_output(settings.output, settings.volume)
     container, dataset = split_address(settings.output)
     return f"{container}/{dataset or 'cleft'}"

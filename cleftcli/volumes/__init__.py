@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cleftcli.errors import CleftError, InputError, UnsafeError, UsageError
+from cleftcli.errors import CleftError, InputError, UnsafeError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import chunked, creation, documents, hdf5, precomputed, tiff
 from cleftcli.volumes.address import HDF5, TIFF, check_exists, split_address
@@ -35,6 +35,7 @@ __all__ = [
     "Scan",
     "Space",
     "Volume",
+    "choose_format",
     "create_volume",
     "crop",
     "has_array",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 MOST_LISTED = 12  # arrays to name in a message
+choose_format = creation.choose_format
 write_attributes = creation.write_attributes
 
 
@@ -68,7 +70,7 @@ class Format:
     suffixes: tuple[str, ...] = ()
 
 
-def _chunked(name: str, suffix: str) -> Format:
+def _chunked(name: str) -> Format:
     layout = documents.LAYOUTS[name]
 
     def images(container: str, group: str) -> list[str]:
@@ -80,14 +82,14 @@ def _chunked(name: str, suffix: str) -> Format:
         open_array=lambda c, d, reading: chunked.open_array(c, d, name, reading),
         holds=lambda c, d: documents.is_array(c, d, layout),
         images=images,
-        suffixes=(suffix,),
+        suffixes=(layout.suffix,),
     )
 
 
 FORMATS: dict[str, Format] = {
-    "zarr2": _chunked("zarr2", ".zarr"),
-    "zarr3": _chunked("zarr3", ".zarr"),
-    "n5": _chunked("n5", ".n5"),
+    "zarr2": _chunked("zarr2"),
+    "zarr3": _chunked("zarr3"),
+    "n5": _chunked("n5"),
     "precomputed": Format(
         list_arrays=precomputed.list_arrays,
         open_array=precomputed.open_array,
@@ -157,22 +159,17 @@ def create_volume(
         chunks: voxels.
         space: voxel size and offset, nm.
         attributes: stored with the array.
-        format: a writable one of FORMATS; by default zarr v2, or N5 by the container's suffix.
+        format: see `choose_format`.
 
     Raises:
         ResourceError: the disk is full, or may not be written.
-        UsageError: no such format can be written block by block.
+        UsageError: as `choose_format`, or another array is in the way.
     """
     container, dataset = split_address(address)
-    known = [n for n, f in FORMATS.items() if f.suffixes and container.endswith(f.suffixes)]
-    if not known or (format or known[0]) not in known:
-        raise UsageError(f"{container}: blockwise output goes to a .zarr or .n5 container")
-    there = documents.detect(container) if Path(container).is_dir() else None
-    default = there if there in known else known[0]
     return creation.create_array(
         container,
         dataset,
-        format or default,
+        choose_format(address, format, np.dtype(dtype)),
         shape=shape,
         dtype=np.dtype(dtype),
         chunks=chunks,

@@ -13,11 +13,13 @@ import tensorstore as ts
 from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import metadata, stores
+from cleftcli.volumes.address import split_address
 from cleftcli.volumes.axes import AS_STORED, arrange
 from cleftcli.volumes.chunked import WRITE_ZEROS, Chunked, chunks_of, volume_of
 from cleftcli.volumes.documents import (
     LAYOUTS,
     Layout,
+    detect,
     is_array,
     list_arrays,
     merge_attributes,
@@ -28,6 +30,37 @@ from cleftcli.volumes.documents import (
 )
 from cleftcli.volumes.volume import Space, Volume
 from cleftcli.volumes.writing import writing
+
+LACKS = {"n5": ("bool", "float16")}  # dtypes that a format has no name for
+
+
+def choose_format(address: str, asked: str | None, dtype: np.dtype) -> str:
+    """The format to write an array in: as asked, else its container's, else by the suffix.
+
+    That is zarr2 for .zarr.
+
+    Raises:
+        UsageError: there is no such format, the container's name is of another, the format cannot
+            hold the dtype, or the container holds other arrays in another format, which nobody
+            would see any more.
+    """
+    container, dataset = split_address(address)
+    if asked is not None and asked not in LAYOUTS:
+        raise UsageError(f"format {asked!r}: {', '.join(LAYOUTS)}")
+    known = [name for name, layout in LAYOUTS.items() if container.endswith(layout.suffix)]
+    if not known:
+        raise UsageError(f"{container}: blockwise output goes to a .zarr or .n5 container")
+    there = detect(container) if Path(container).is_dir() else None
+    chosen = asked or (there if there in known else known[0])
+    if chosen not in known:
+        raise UsageError(f"{container}: {chosen} goes to {LAYOUTS[chosen].suffix}")
+    if dtype.name in LACKS.get(chosen, ()):
+        raise UsageError(f"{container}: {chosen} has no {dtype.name}; a .zarr has")
+    if there in LAYOUTS and there != chosen:
+        others = [name for name in list_arrays(container, there) if name != dataset]
+        if others:
+            raise UsageError(f"{container} holds {there}: {others[0]}; {chosen} goes elsewhere")
+    return chosen
 
 
 def create_array(
@@ -76,14 +109,17 @@ def create_array(
 
 
 def _check_place(container: str, dataset: str, format: str) -> None:
-    """Refuse an array within another, which readers would not see.
+    """Refuse an array within another, or over one of another format: readers would see one only.
 
     Raises:
-        UsageError: there is one above or below.
+        UsageError: there is one above, below or in its place.
     """
     layout = LAYOUTS[format]
     if not Path(container).is_dir():
         return
+    there = detect(container, dataset)
+    if there in LAYOUTS and there != format and is_array(container, dataset, LAYOUTS[there]):
+        raise UsageError(f"{container}/{dataset} is {there}, not {format}; --overwrite replaces it")
     above = [p for p in parents(dataset) if is_array(container, p, layout)]
     below = [p for p in list_arrays(container, format) if p.startswith(f"{dataset}/")]
     if above or below:

@@ -22,7 +22,10 @@ from cleftcli.volumes.writing import writing
 
 @dataclass(frozen=True)
 class Layout:
-    """How one format names its documents, and the order of axes that do not name themselves."""
+    """How one format names its documents, and the order of axes that do not name themselves.
+
+    Containers to be written end in `suffix`.
+    """
 
     driver: str
     array: str
@@ -30,6 +33,7 @@ class Layout:
     attributes: str
     empty_group: dict[str, Any]
     axes: str = "zyx"
+    suffix: str = ".zarr"
 
 
 _ZARR3_GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
@@ -37,7 +41,13 @@ LAYOUTS = {
     "zarr2": Layout("zarr", ".zarray", ".zgroup", ".zattrs", {"zarr_format": 2}),
     "zarr3": Layout("zarr3", "zarr.json", "zarr.json", "zarr.json", _ZARR3_GROUP),
     "n5": Layout(
-        "n5", "attributes.json", "attributes.json", "attributes.json", {"n5": "2.0.0"}, "xyz"
+        "n5",
+        "attributes.json",
+        "attributes.json",
+        "attributes.json",
+        {"n5": "2.0.0"},
+        "xyz",
+        ".n5",
     ),
 }
 

@@ -86,6 +86,7 @@ def labels_against_scipy(folder: Path) -> dict[str, float]:
             scale=None,
             unit=None,
             voxel_size=None,
+            format=None,
             missing="fill",
             workers=1,
             overwrite=False,
@@ -107,7 +108,8 @@ def instances_against_cc3d(folder: Path) -> dict[str, float]:
 
     def ours() -> None:
         output = f"{folder}/instances{number()}.zarr"
-        segment(f"{path}/cleft", output, rule=Rule(), table=None, voxel_size=None, overwrite=False)
+        options = {"table": None, "voxel_size": None, "format": None, "overwrite": False}
+        segment(f"{path}/cleft", output, rule=Rule(), **options)
 
     def theirs() -> None:
         levels = open_volume(f"{path}/cleft").read(whole(SHAPE))
