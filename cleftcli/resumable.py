@@ -42,6 +42,8 @@ Report = Callable[[int, int], None]
 CHUNK: Zyx = (16, 128, 128)
 BLOCK_VOXELS = 2**24  # what one unit of work writes; a kill loses at most the blocks in flight
 DOCUMENTS = 16  # files and folders of an output beside its chunks, about
+# attributes that hold for other voxels made of a volume's
+CARRIED = ("content", "threshold", "probability_is", "contrastAdjustment", "intensity_range")
 CONTRACT = 2  # raised when the same settings would give other voxels
 
 
@@ -56,6 +58,7 @@ class Output:
     space: Space
     attributes: Mapping[str, Any]
     format: str | None = None
+    image: bool = True  # not a level of one
 
     @property
     def container(self) -> Path:
@@ -230,6 +233,7 @@ def create(output: Output) -> Volume:
         space=output.space,
         attributes=attributes,
         format=output.format,
+        image=output.image,
     )
 
 

@@ -21,6 +21,7 @@ from cleftcli.inspection import (
 )
 from cleftcli.resumable import (
     BLOCK_VOXELS,
+    CARRIED,
     CHUNK,
     Output,
     Report,
@@ -37,8 +38,6 @@ from cleftcli.volumes import (
     write_attributes,
 )
 from cleftcli.volumes.volume import check_chunk
-
-CARRIED = ("content", "threshold", "probability_is", "contrastAdjustment", "intensity_range")
 
 
 @dataclass(frozen=True)

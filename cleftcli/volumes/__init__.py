@@ -7,7 +7,6 @@ alone. Voxels and metadata leave this room as zyx and nm, whoever wrote them.
 from __future__ import annotations
 
 import posixpath
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cleftcli.errors import CleftError, InputError, UnsafeError
+from cleftcli.errors import CleftError, InputError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import chunked, creation, documents, hdf5, precomputed, tiff
 from cleftcli.volumes.address import HDF5, TIFF, check_exists, split_address
@@ -48,11 +47,14 @@ __all__ = [
     "remove_array",
     "split_address",
     "write_attributes",
+    "write_levels",
 ]
 
 MOST_LISTED = 12  # arrays to name in a message
 choose_format = creation.choose_format
+remove_array = creation.remove_array
 write_attributes = creation.write_attributes
+write_levels = creation.write_levels
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def _chunked(name: str) -> Format:
 
     def images(container: str, group: str) -> list[str]:
         found = scales(documents.read_attributes(container, group, layout))
-        return [_inside(container, posixpath.join(group, path)) for path in found]
+        return [documents.inside(container, posixpath.join(group, path)) for path in found]
 
     return Format(
         list_arrays=partial(documents.list_arrays, format=name),
@@ -149,6 +151,7 @@ def create_volume(
     space: Space,
     attributes: Mapping[str, Any] | None = None,
     format: str | None = None,
+    image: bool = True,
 ) -> Volume:
     """A new volume of zeros in a zarr or N5 container, made if it is not there.
 
@@ -160,6 +163,7 @@ def create_volume(
         space: voxel size and offset, nm.
         attributes: stored with the array.
         format: see `choose_format`.
+        image: whether the group above declares it as an image of its own (OME-NGFF, not N5).
 
     Raises:
         ResourceError: the disk is full, or may not be written.
@@ -175,6 +179,7 @@ def create_volume(
         chunks=chunks,
         space=space,
         attributes=attributes or {},
+        image=image,
     )
 
 
@@ -207,15 +212,6 @@ def is_ours(address: str) -> bool:
     except InputError:
         return False
     return str(made_by).startswith("cleft")
-
-
-def remove_array(address: str) -> None:
-    """Delete a local array of ours; its container too where nothing else is in it."""
-    container, dataset = split_address(address)
-    shutil.rmtree(Path(container, dataset))
-    left = (p for p in Path(container).rglob("*") if not p.is_dir())
-    if dataset and all(p.name in documents.NAMES for p in left):
-        shutil.rmtree(container)
 
 
 def _format_of(container: str, dataset: str) -> str:
@@ -251,18 +247,6 @@ def _resolve(container: str, dataset: str, format: str, prefer: Sequence[str]) -
     if len(below) == 1:
         return below[0]
     raise InputError(_choices(container, dataset, format, images or below or arrays))
-
-
-def _inside(container: str, path: str) -> str:
-    """A path that metadata name, if it stays in the container.
-
-    Raises:
-        UnsafeError: it does not.
-    """
-    found = posixpath.normpath(path)
-    if found.startswith(("/", "..")):
-        raise UnsafeError(f"{container}: its metadata lead out of it, to {path}")
-    return found
 
 
 def _choices(container: str, dataset: str, format: str, arrays: list[str]) -> str:

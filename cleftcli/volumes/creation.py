@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cleftcli.volumes.axes import AS_STORED, arrange
 from cleftcli.volumes.chunked import WRITE_ZEROS, Chunked, chunks_of, volume_of
 from cleftcli.volumes.documents import (
     LAYOUTS,
-    Layout,
+    NAMES,
     detect,
     is_array,
     list_arrays,
@@ -28,6 +29,7 @@ from cleftcli.volumes.documents import (
     read_document,
     write_document,
 )
+from cleftcli.volumes.images import levels, write_image
 from cleftcli.volumes.volume import Space, Volume
 from cleftcli.volumes.writing import writing
 
@@ -73,8 +75,9 @@ def create_array(
     chunks: Zyx,
     space: Space,
     attributes: Mapping[str, Any],
+    image: bool = True,
 ) -> Volume:
-    """An array of zeros, with the groups above it and OME-NGFF metadata.
+    """An array of zeros, with the groups above it and, for an `image`, OME-NGFF metadata.
 
     One that is there already with the same shape, dtype and chunks is kept.
 
@@ -84,6 +87,7 @@ def create_array(
     """
     layout = LAYOUTS[format]
     _check_place(container, dataset, format)
+    there = is_array(container, dataset, layout)
     spec = {
         "driver": layout.driver,
         "kvstore": stores.spec(container, dataset),
@@ -99,8 +103,9 @@ def create_array(
     for parent in parents(dataset):
         if read_document(container, posixpath.join(parent, layout.group)) is None:
             write_document(container, posixpath.join(parent, layout.group), layout.empty_group)
-    if format != "n5" and dataset:
-        _add_image(container, dataset, layout, space)
+    if image and format != "n5" and dataset:
+        scales = {posixpath.basename(dataset): space}
+        write_image(container, dataset, format, scales, keep=there)
     attributes = {**metadata.cremi(space, order=layout.axes), **attributes}
     merge_attributes(container, dataset, layout, attributes)
     axes = arrange(stored.shape, layout.axes, "as written", AS_STORED, container)
@@ -126,19 +131,20 @@ def _check_place(container: str, dataset: str, format: str) -> None:
         raise UsageError(f"{container}/{dataset}: {(above + below)[0] or container} is an array")
 
 
-def _add_image(container: str, dataset: str, layout: Layout, space: Space) -> None:
-    """Declare an array as an OME-NGFF image in the group above it, beside others there."""
-    parent, name = posixpath.split(dataset)
-    group = read_attributes(container, parent, layout)
-    nested = layout.driver == "zarr3"  # 0.5 nests the attribute under "ome"
-    others = (group.get("ome", {}) if nested else group).get("multiscales", [])
-    images = [m for m in others if m.get("name") != name] + metadata.ngff(name, name, space)
-    if nested:  # the version of 0.5 stands beside the images
-        images = [{k: v for k, v in m.items() if k != "version"} for m in images]
-    added = {"version": "0.5", "multiscales": images}
-    merge_attributes(
-        container, parent, layout, {"ome": added} if nested else {"multiscales": images}
-    )
+def write_levels(volume: Volume, levels: Sequence[Volume]) -> None:
+    """Declare an array of ours and coarser ones of the same group, from fine to coarse, one image.
+
+    OME-NGFF in zarr, COSEM's attributes in N5. Without levels, an image that has some keeps them.
+
+    Raises:
+        ResourceError: the disk is full, or may not be written.
+    """
+    chunks = [_array(v).chunks for v in (volume, *levels)]
+    spaces = [v.space for v in (volume, *levels)]
+    names = [posixpath.basename(c.dataset) for c in chunks]
+    scales = dict(zip(names, spaces, strict=True))
+    at = (chunks[0].container, chunks[0].dataset, volume.format)
+    write_image(*at, scales, keep=not levels)
 
 
 def _zarr2(shape: Zyx, dtype: np.dtype, chunks: Zyx) -> dict[str, Any]:
@@ -176,8 +182,33 @@ _METADATA = {"zarr2": _zarr2, "zarr3": _zarr3, "n5": _n5}
 
 def write_attributes(volume: Volume, attributes: Mapping[str, Any]) -> None:
     """Add to the attributes of an array of ours."""
+    chunks = _array(volume).chunks
+    merge_attributes(chunks.container, chunks.dataset, LAYOUTS[volume.format], attributes)
+
+
+def _array(volume: Volume) -> Chunked:
+    """The array of a volume of ours."""
     array = volume.array
     assert isinstance(array, Chunked)
-    merge_attributes(
-        array.chunks.container, array.chunks.dataset, LAYOUTS[volume.format], attributes
-    )
+    return array
+
+
+def remove_array(address: str) -> None:
+    """Delete a local array of ours and the levels made of it; its container too where empty then.
+
+    Raises:
+        UnsafeError: levels are named that are not in the container.
+    """
+    container, dataset = split_address(address)
+    format = detect(container, dataset) or ""
+    coarser = levels(container, dataset, format)
+    if dataset:
+        write_image(container, dataset, format, {})
+    for path in coarser:
+        made_by = read_attributes(container, path, LAYOUTS[format]).get("made_by", "")
+        if str(made_by).startswith("cleft"):
+            shutil.rmtree(Path(container, path))
+    shutil.rmtree(Path(container, dataset))
+    left = (p for p in Path(container).rglob("*") if not p.is_dir())
+    if dataset and all(p.name in NAMES for p in left):
+        shutil.rmtree(container)

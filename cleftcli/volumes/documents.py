@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UnsafeError
 from cleftcli.volumes import stores
 from cleftcli.volumes.writing import writing
 
@@ -196,3 +196,15 @@ def parents(dataset: str) -> list[str]:
     """Paths of the groups above an array, innermost first; the last is the container ("")."""
     parts = dataset.split("/") if dataset else []
     return ["/".join(parts[:n]) for n in range(len(parts) - 1, -1, -1)]
+
+
+def inside(container: str, path: str) -> str:
+    """A path that metadata name, if it stays in the container.
+
+    Raises:
+        UnsafeError: it does not.
+    """
+    found = posixpath.normpath(path)
+    if found.startswith(("/", "..")):
+        raise UnsafeError(f"{container}: its metadata lead out of it, to {path}")
+    return found

@@ -35,7 +35,9 @@ class Array(Protocol):
 
 @dataclass(frozen=True)
 class Space:
-    """Where a volume lies: edge lengths of a voxel and position of the first one, nm, zyx.
+    """Where a volume lies: edge lengths of a voxel and the centre of the first one, nm, zyx.
+
+    The centre, as in OME-NGFF: a volume of means of n voxels begins (n - 1) / 2 voxels later.
 
     `voxel_size` is None where the store does not say; `source` names the metadata it came from.
     """
