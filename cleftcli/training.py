@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from cleftcli.config import Config
 from cleftcli.errors import CleftError, InputError, UsageError
 from cleftcli.geometry import zyx
+from cleftcli.machine import cores
 from cleftcli.model import build, preset
 from cleftcli.model.checkpoint import load, read_tensors, write_tensors
-from cleftcli.model.device import autocast, choose_device, choose_precision, cores
+from cleftcli.model.device import autocast, choose_device, choose_precision
 from cleftcli.model.objectives import Objective, objective
 from cleftcli.model.transformer import PATCH
 from cleftcli.replicas import Replica

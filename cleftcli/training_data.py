@@ -16,6 +16,7 @@ from cleftcli.errors import InputError, ResourceError, UsageError
 from cleftcli.foreground import read_annotation
 from cleftcli.geometry import BlockPlan, Zyx, fit_block, zyx
 from cleftcli.inspection import VOXEL_SIZE_TIMES, Missing, doubts, look, scan_input
+from cleftcli.machine import memory
 from cleftcli.model.objectives import objective
 from cleftcli.replicas import Replica
 from cleftcli.sampling import Batches, Source, open_source
@@ -111,13 +112,13 @@ def _check_sizes(data: Data) -> None:
                 f"{source.raw} has voxels of {source.voxel_size} nm, {data.train[0].raw} of "
                 f"{data.voxel_size}: one network sees one size"
             )
+    free = memory()
     for sources in (data.held_out, data.test):
         needed = BYTES_HELD_OUT * sum(s.roi.size for s in sources)
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > there:
+        if needed > free:
             raise ResourceError(
-                f"held-out regions are predicted in memory: these take {needed / 1e9:.0f} GB of "
-                f"{there / 1e9:.0f}; give smaller boxes (roi)"
+                f"held-out regions are predicted in memory: these take {needed / 1e9:.0f} GB and "
+                f"{free / 1e9:.0f} are free; give smaller boxes (roi)"
             )
 
 

@@ -11,6 +11,7 @@ import zarr
 from cleftcli.errors import UsageError
 from cleftcli.geometry import Roi, whole
 from cleftcli.volumes import (
+    FORMATS,
     create_volume,
     list_volumes,
     open_volume,
@@ -47,6 +48,25 @@ def test_boxes_are_written_in_any_order(format, tmp_path):
     volume = open_volume(address)
     np.testing.assert_array_equal(volume.read(whole(SHAPE)), expected)
     assert (volume.scan().chunks, volume.scan().missing) == (27, 24)
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("format", CHUNKED)
+def test_zeros_are_stored(format, reopened, tmp_path):
+    """A block of zeros leaves its chunks on disk, cut ones too; what nobody wrote is missing."""
+    address = f"{tmp_path}/{format}{FORMATS[format].suffixes[0]}/a"
+    volume = create_volume(
+        address, shape=SHAPE, dtype="u1", chunks=CHUNKS, space=SPACE, format=format
+    )
+    volume = open_volume(address) if reopened else volume
+    for roi in (Roi((0, 0, 0), (4, 6, 11)), Roi((4, 6, 8), (1, 1, 3))):
+        volume.write(roi, np.zeros(roi.shape, np.uint8))
+        found = open_volume(address)
+        assert found.scan(roi).missing == 0
+        assert not found.read(roi).any()
+    assert (found.scan().chunks, found.scan().missing) == (27, 27 - 12 - 1)
+    volume.write(volume.roi, np.zeros(SHAPE, np.uint8))
+    assert open_volume(address).scan().missing == 0
 
 
 @pytest.mark.parametrize("format", CHUNKED)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,27 +217,6 @@ def test_an_empty_place_is_free(settings, tmp_path, there):
         (tmp_path / "out.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
 
     assert made(settings("out.zarr")).shape == (10, 48, 64)
-
-
-@pytest.mark.parametrize("command", ["predict", "convert"])
-def test_a_disk_that_cannot_hold_the_output_is_seen_before(
-    cleft, tmp_path, volume, checkpoint, monkeypatch, command
-):
-    """6, how much is needed and free, and nothing is written; one that just suffices is used."""
-    free = 10 * 48 * 64
-    about = SimpleNamespace(free=free - 1)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: about)
-    option = ["--checkpoint", checkpoint, "-o"] if command == "predict" else []
-    if command == "convert":
-        volume = volume / "volumes" / "raw"
-
-    done = cleft(command, volume, *option, tmp_path / "new" / "out.zarr")
-
-    assert done.exit_code == 6
-    assert "GB free; nothing was written" in done.stderr
-    assert not (tmp_path / "new").exists()
-    about.free = free
-    assert cleft(command, volume, *option, tmp_path / "new" / "out.zarr").exit_code == 0
 
 
 def test_a_deleted_output_is_made_anew(settings, tmp_path):

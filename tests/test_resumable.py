@@ -8,11 +8,21 @@ import h5py
 import numpy as np
 import pytest
 
+from cleftcli import outputs
+from cleftcli.errors import ResourceError
+from cleftcli.geometry import BlockPlan, whole
 from cleftcli.jobs import make_labels
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
+from cleftcli.outputs import Output, check_room, create
 from cleftcli.volumes import open_volume
 from tests.conftest import store
-from tests.stores import WRITERS, some_voxels, zarr_array
+from tests.stores import CHUNKED, DOCUMENT, SPACE, WRITERS, some_voxels, zarr_array
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Two threads that wait for each other on busy cores take ten times as long."""
+    monkeypatch.setattr("cleftcli.jobs.predict.cores", lambda: 1)
 
 
 @pytest.fixture
@@ -193,3 +203,140 @@ def test_labels_of_missing_chunks_are_made_or_refused(cleft, tmp_path):
     assert "1 of 2 chunks" in done.stderr
     assert not (tmp_path / "l.zarr").exists()
     assert json.loads(cleft(*command).stdout)["input"]["missing"] == 1
+
+
+# ---- what a place can take
+
+
+COMMANDS = ("predict", "make-labels", "segment", "convert")
+BYTES = 10 * 48 * 64  # of an output's voxel, times its itemsize
+ITEMSIZE = {"predict": 1, "make-labels": 4, "segment": 8, "convert": 1}
+
+
+@pytest.fixture
+def typed(volume, tmp_path, checkpoint, grown):
+    """What to type for an output of a command: typed("predict", out) -> arguments."""
+    store(f"{tmp_path}/p.zarr/cleft", grown.raw, content="probability", threshold=0.5)
+
+    def command(name, out, *options):
+        source = {"predict": volume, "segment": tmp_path / "p.zarr"}.get(name, volume / "volumes")
+        source /= {"make-labels": "labels/clefts", "convert": "raw"}.get(name, "")
+        more = ["--checkpoint", checkpoint] if name == "predict" else []
+        return [name, source, *([] if name == "convert" else ["-o"]), out, *more, *options]
+
+    return command
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Sets what is free everywhere: bytes and inodes."""
+
+    def make(free, inodes):
+        monkeypatch.setattr(outputs, "free_space", lambda _: (free, inodes))
+
+    return make
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_cannot_hold_the_output_is_seen_before(cleft, tmp_path, typed, room, command):
+    """6, what is needed and free, and nothing is written; one that just suffices is used."""
+    line = typed(command, tmp_path / "new" / "out.zarr")
+    needed = BYTES * ITEMSIZE[command]
+    files = 3 + outputs.DOCUMENTS  # one chunk in two folders
+    for free, inodes, words in (
+        (needed - 1, None, "GB free; nothing was written"),
+        (needed, files - 1, f"{files} files and folders"),
+    ):
+        room(free, inodes)
+        done = cleft(*line)
+        assert done.exit_code == 6, done.output
+        assert words in done.stderr
+        assert not (tmp_path / "new").exists()
+    room(needed, files)
+    done = cleft(*line)
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Ten blocks of ten chunks each, 1 byte a voxel."""
+    plan = BlockPlan(whole((10, 10, 10)), (1, 10, 10))
+    return Output(f"{tmp_path}/a.zarr/b", plan, np.uint8, (1, 1, 10), SPACE, {})
+
+
+def test_blocks_that_are_there_need_no_room(output, room):
+    """What the ledger names is not counted again, however little is left on the disk."""
+    folders = 10 + 10 * 10 + 10 * 10 + outputs.DOCUMENTS
+    create(output)
+    for done in (0, 3, 10):
+        lines = ["{}"] + [f'{{"block": {n}}}' for n in range(done)]
+        output.ledger.write_text("".join(f"{line}\n" for line in lines))
+        left = 1 - done / 10
+        room(1000 * left, folders * left)
+        check_room(output)
+        if left:
+            for free, inodes in ((1000 * left - 1, None), (1000 * left, folders * left - 1)):
+                room(free, inodes)
+                with pytest.raises(ResourceError):
+                    check_room(output)
+
+
+@pytest.mark.parametrize("format", CHUNKED)
+def test_files_of_an_output_are_counted_beforehand(tmp_path, format):
+    """Those a whole one has, up to the few that are no chunks."""
+    suffix = "n5" if format == "n5" else "zarr"
+    plan = BlockPlan(whole((5, 7, 11)), (5, 7, 11))
+    made = Output(f"{tmp_path}/a.{suffix}/b", plan, np.uint8, (2, 3, 4), SPACE, {}, format)
+    volume = create(made)
+    volume.write(volume.roi, np.zeros(volume.shape, np.uint8))
+    found = len([*tmp_path.rglob("*")])
+    assert found <= made.files <= found + outputs.DOCUMENTS
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize("format", CHUNKED)
+@pytest.mark.parametrize("command", ["predict", "make-labels", "segment"])
+def test_the_format_is_the_one_asked_for(cleft, tmp_path, typed, command, format):
+    """With the same voxels as by default; a name of another format is refused before work."""
+    right, wrong = ("n5", "zarr") if format == "n5" else ("zarr", "n5")
+    options = ["--format", format, "--json"]
+    refused = cleft(*typed(command, tmp_path / f"out.{wrong}", *options))
+    assert refused.exit_code == 2
+    assert f"{format} goes to .{right}" in refused.stderr
+    assert not list(tmp_path.glob("out.*"))
+    done = cleft(*typed(command, tmp_path / f"out.{right}", *options))
+    assert done.exit_code == 0, done.stderr
+    made = open_volume(json.loads(done.stdout)["output"])
+    default = json.loads(cleft(*typed(command, tmp_path / "default.zarr", "--json")).stdout)
+    plain = open_volume(default["output"])
+    assert (tmp_path / f"out.{right}" / made.address.split("/")[-1] / DOCUMENT[format]).is_file()
+    assert (made.format, plain.format) == (format, "zarr2")
+    np.testing.assert_array_equal(made.read(made.roi), plain.read(plain.roi))
+    assert made.dtype == plain.dtype
+
+
+@pytest.mark.parametrize("command", ["predict", "make-labels"])
+def test_one_output_has_one_format(cleft, tmp_path, typed, command):
+    """Another --format for what is there already is refused; --overwrite changes it."""
+    out = tmp_path / "out.zarr"
+    assert cleft(*typed(command, out)).exit_code == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    refused = cleft(*typed(command, out, "--format", "zarr3"))
+    assert refused.exit_code == 2
+    assert "zarr2, not zarr3" in refused.stderr
+    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert cleft(*typed(command, out, "--format", "zarr2")).exit_code == 0
+    done = cleft(*typed(command, out, "--format", "zarr3", "--overwrite", "--json"))
+    assert done.exit_code == 0, done.stderr
+    assert open_volume(json.loads(done.stdout)["output"]).format == "zarr3"
+
+
+def test_an_unnamed_prediction_is_named_after_its_format(cleft, tmp_path, typed, monkeypatch):
+    """`--format n5` alone makes NAME.cleft.n5."""
+    monkeypatch.chdir(tmp_path)
+    line = [a for a in typed("predict", "out", "--format", "n5") if a not in ("-o", "out")]
+    done = cleft(*line)
+    assert done.exit_code == 0, done.stderr
+    assert open_volume("volume.cleft.n5").format == "n5"

@@ -9,6 +9,7 @@ from cleftcli.cli.options import (
     AxesOption,
     ChannelOption,
     ClusterOption,
+    FormatOption,
     JsonOption,
     MissingOption,
     OverwriteOption,
@@ -25,9 +26,6 @@ from cleftcli.geometry import parse_zyx
 
 SourceArg = Annotated[str, typer.Argument(metavar="SRC", help="Any readable volume.")]
 TargetArg = Annotated[str, typer.Argument(metavar="DST", help="Store to write, .zarr or .n5.")]
-FormatOption = Annotated[
-    str | None, typer.Option(help="zarr2, zarr3 or n5. Default: by the name, zarr2 for .zarr.")
-]
 ChunksOption = Annotated[
     str | None, typer.Option(help="Voxels z,y,x of a chunk. Default: 16,128,128.")
 ]

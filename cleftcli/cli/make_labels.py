@@ -7,6 +7,7 @@ import typer
 from cleftcli.cli import report
 from cleftcli.cli.options import (
     ClusterOption,
+    FormatOption,
     JsonOption,
     MissingOption,
     OutputOption,
@@ -37,6 +38,7 @@ def main(
     scale: ScaleOption = None,
     unit: UnitOption = None,
     voxel_size: VoxelSizeOption = None,
+    format: FormatOption = None,
     missing: MissingOption = "fill",
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
@@ -62,6 +64,7 @@ def main(
             scale=scale,
             unit=unit,
             voxel_size=parse_voxel_size(voxel_size),
+            format=format,
             missing=missing,
             workers=parse_workers(workers, scheduler, cluster, part, patience),
             overwrite=overwrite,

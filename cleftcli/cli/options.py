@@ -18,6 +18,9 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that cleft made.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+FormatOption = Annotated[
+    str | None, typer.Option(help="zarr2, zarr3 or n5. Default: by the name, zarr2 for .zarr.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 WorkersOption = Annotated[
     int | None,

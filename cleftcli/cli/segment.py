@@ -7,6 +7,7 @@ import typer
 
 from cleftcli.cli import report
 from cleftcli.cli.options import (
+    FormatOption,
     JsonOption,
     MinVoxelsOption,
     OutputOption,
@@ -36,6 +37,7 @@ def main(
     connectivity: ConnectivityOption = 26,
     table: TableOption = None,
     voxel_size: VoxelSizeOption = None,
+    format: FormatOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -53,6 +55,7 @@ def main(
         rule=Rule(threshold, low, min_voxels, min_sections, connectivity),
         table=table,
         voxel_size=parse_voxel_size(voxel_size),
+        format=format,
         overwrite=overwrite,
     )
     report.result(found, as_json=json, text=f"{found['output']}\n{found['clefts']} clefts")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,30 +20,18 @@ from cleftcli.inspection import (
     scan_input,
     still_the_same,
 )
-from cleftcli.resumable import (
-    BLOCK_VOXELS,
-    CHUNK,
-    Output,
-    Report,
-    check_disk,
-    check_output,
-    make,
-)
+from cleftcli.outputs import BLOCK_VOXELS, CARRIED, CHUNK, Output, check_output, check_room
+from cleftcli.resumable import Report, make
 from cleftcli.stored import store
 from cleftcli.volumes import (
-    FORMATS,
     Reading,
+    choose_format,
     crop,
-    documents,
-    list_volumes,
     open_volume,
     split_address,
     write_attributes,
 )
 from cleftcli.volumes.volume import check_chunk
-
-LACKS = {"n5": ("bool", "float16")}  # dtypes that a format has no name for
-CARRIED = ("content", "threshold", "probability_is", "contrastAdjustment", "intensity_range")
 
 
 @dataclass(frozen=True)
@@ -113,7 +100,7 @@ def convert(
         raise IncompleteError(f"{volume.address}: not finished; run the command that makes it")
     container, dataset = split_address(output)
     address = f"{container}/{dataset or split_address(volume.address)[1] or 'volumes/raw'}"
-    written = _format(container, address, format, volume.dtype)
+    written = choose_format(address, format, volume.dtype)
     chunk = _chunk(address, chunks, volume.dtype)
     for doubt in doubts(volume):
         log.warning("%s: %s", volume.address, doubt)
@@ -134,7 +121,7 @@ def convert(
     attributes |= {"zero_is_cleft": True} if volume.zero_is_cleft else {}
     attributes["run"] = facts
     wanted = Output(address, plan, volume.dtype.type, chunk, part.space, attributes, written)
-    check_disk(wanted)
+    check_room(wanted)
     process = ConvertBlock(
         volume.address, reading, missing, scan.missing is None, box.offset, address
     )
@@ -153,28 +140,6 @@ def convert(
         "blocks_resumed": outcome.resumed,
         "input": seen,
     }
-
-
-def _format(container: str, address: str, asked: str | None, dtype: np.dtype) -> str:
-    """The format to write: as asked, else that of the container, else by its suffix.
-
-    Raises:
-        UsageError: there is no such format, it cannot hold the dtype, or the container holds
-            arrays of another, which nobody would see any more.
-    """
-    writable = {name: f.suffixes for name, f in FORMATS.items() if f.suffixes}
-    if asked is not None and asked not in writable:
-        raise UsageError(f"format {asked!r}: {', '.join(writable)}")
-    there = documents.detect(container) if Path(container).is_dir() else None
-    chosen = asked or there or next(n for n, s in writable.items() if container.endswith(s))
-    if not container.endswith(writable.get(chosen, ())):
-        raise UsageError(f"{container}: {chosen} goes to {' or '.join(writable.get(chosen, ()))}")
-    if dtype.name in LACKS.get(chosen, ()):
-        raise UsageError(f"{container}: {chosen} has no {dtype.name}; a .zarr has")
-    others = [a for a in list_volumes(container) if a != address] if there else []
-    if others and there != chosen:
-        raise UsageError(f"{container} holds {there}: {others[0]}; {chosen} goes elsewhere")
-    return chosen
 
 
 def _chunk(address: str, stated: Zyx | None, dtype: np.dtype) -> Zyx:

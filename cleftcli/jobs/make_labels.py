@@ -10,7 +10,8 @@ from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, fit_block
 from cleftcli.inspection import Missing, scan_input, still_the_same
 from cleftcli.labels import TARGETS, Nm
-from cleftcli.resumable import BLOCK_VOXELS, CHUNK, Output, Report, check_output, make
+from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room
+from cleftcli.resumable import Report, make
 from cleftcli.stored import store
 from cleftcli.volumes import Reading, open_volume, split_address, write_attributes
 
@@ -46,6 +47,7 @@ def make_labels(
     scale: float | None,
     unit: str | None,
     voxel_size: Nm | None,
+    format: str | None,
     missing: Missing,
     workers: Workers,
     overwrite: bool,
@@ -60,6 +62,7 @@ def make_labels(
         scale: of a distance target, in `unit`; None is the target's own.
         unit: "nm", or "voxel": edges of the finest voxel.
         voxel_size: nm, where the store does not say.
+        format: zarr2, zarr3 or n5; by default what the container's name says.
         missing: chunks that are not stored are background ("fill") or refused ("error").
         workers: who does the blocks.
         overwrite: replace an output made with other settings.
@@ -67,7 +70,8 @@ def make_labels(
 
     Raises:
         InputError: the ids cannot be used, or their voxel size is not known.
-        UsageError: no such target, or a scale for one that has none.
+        ResourceError: the disk does not suffice, or may not be written.
+        UsageError: no such target, a scale for one that has none, or no such format.
     """
     if target not in TARGETS:
         raise UsageError(f"target {target!r}: {', '.join(TARGETS)}")
@@ -97,7 +101,8 @@ def make_labels(
     facts["voxel_size"] = list(volume.voxel_size)
     content = "mask" if target == "mask" else target
     attributes = {"content": content, "run": facts}
-    wanted = Output(address, plan, chosen.dtype, CHUNK, volume.space, attributes)
+    wanted = Output(address, plan, chosen.dtype, CHUNK, volume.space, attributes, format)
+    check_room(wanted)
     outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
     seen = {**scan.summary(), "changed_while_read": not still_the_same(volume, scan)}
     if outcome.complete:

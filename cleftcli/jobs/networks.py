@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cleftcli.machine import cores
 from cleftcli.model import PRESETS, available, preset
 from cleftcli.model.cost import Asked, measure, size
-from cleftcli.model.device import choose_device, choose_precision, cores
+from cleftcli.model.device import choose_device, choose_precision
 from cleftcli.model.objectives import objective
 
 

@@ -24,22 +24,15 @@ from cleftcli.inspection import (
     scan_input,
     still_the_same,
 )
+from cleftcli.machine import cores
 from cleftcli.model import checkpoint
 from cleftcli.model.checkpoint import Checkpoint
-from cleftcli.model.device import choose_device, choose_precision, cores, tiles_at_once
+from cleftcli.model.device import choose_device, choose_precision, tiles_at_once
 from cleftcli.model.inference import BLENDS
 from cleftcli.model.objectives import NO_CLEFTS
+from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room
 from cleftcli.prediction import PredictBlock, Tiling, tile_grid
-from cleftcli.resumable import (
-    BLOCK_VOXELS,
-    CHUNK,
-    Outcome,
-    Output,
-    Report,
-    check_disk,
-    check_output,
-    make,
-)
+from cleftcli.resumable import Outcome, Report, make
 from cleftcli.volumes import (
     AS_STORED,
     Reading,
@@ -76,6 +69,7 @@ class Settings:
     precision: str = "auto"
     workers: Workers = HERE
     dtype: str = "uint8"
+    format: str | None = None
     intensity_range: Range | None = None
     reading: Reading = AS_STORED
     missing: Missing = "fill"
@@ -113,6 +107,7 @@ class Plan:
             chunks=fit_chunk(self.blocks.block, CHUNK),
             space=Space(space.voxel_size, (z, y, x)),
             attributes=attributes,
+            format=self.settings.format,
         )
 
     @cached_property
@@ -213,7 +208,7 @@ def plan(settings: Settings) -> Plan:
     seen = intensity_doubts(look(volume, roi), black_white, list(found.intensities))
     warnings = [*doubts(volume), *seen]
     planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process, scan, warnings)
-    check_disk(planned.output)
+    check_room(planned.output)
     return planned
 
 
@@ -290,10 +285,10 @@ def describe(planned: Plan) -> str:
 
 
 def _output_address(settings: Settings) -> str:
-    """`-o`, or the volume's name with .cleft.zarr in the current folder; the dataset is `cleft`."""
+    """`-o`, or the volume's name with .cleft.zarr (.n5) here; the dataset is `cleft`."""
     if settings.output is None:
         stem = Path(split_address(settings.volume)[0]).name.rsplit(".", 1)[0]
-        return f"{stem}.cleft.zarr/cleft"
+        return f"{stem}.cleft.{'n5' if settings.format == 'n5' else 'zarr'}/cleft"
     check_output(settings.output, settings.volume)
     container, dataset = split_address(settings.output)
     return f"{container}/{dataset or 'cleft'}"

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from cleftcli import __version__
 from cleftcli.errors import ConflictError, UsageError
 from cleftcli.foreground import Foreground, read_foreground
 from cleftcli.geometry import BlockPlan, fit_block
-from cleftcli.resumable import BLOCK_VOXELS, CHUNK, check_output
+from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room, create
 from cleftcli.segmentation import Components, Hysteresis, Units, components
 from cleftcli.tables import check_table, write_table
 from cleftcli.volumes import (
     Nm,
     Reading,
-    create_volume,
     is_ours,
     open_volume,
     remove_array,
@@ -67,6 +65,7 @@ def segment(
     rule: Rule,
     table: Path | None,
     voxel_size: Nm | None,
+    format: str | None,
     overwrite: bool,
 ) -> dict[str, Any]:
     """Label the clefts of a prediction; returns addresses, the rule and how many there are.
@@ -78,11 +77,14 @@ def segment(
         rule: what makes a cleft.
         table: a .csv or .json to write, one row for each cleft.
         voxel_size: nm, where the store does not say.
+        format: zarr2, zarr3 or n5; by default what the container's name says.
         overwrite: replace a finished output.
 
     Raises:
         ConflictError: the output exists, or is not cleft's.
         IncompleteError: the prediction is not finished.
+        ResourceError: the disk does not suffice, or may not be written.
+        UsageError: the rule, or the format, cannot be meant.
     """
     check_output(output, prediction)
     check_table(table)
@@ -91,14 +93,7 @@ def segment(
     levels = rule.levels(found)
     container, dataset = split_address(output)
     address = f"{container}/{dataset or 'clefts'}"
-    _make_room(address, overwrite=overwrite)
     plan = BlockPlan(source.roi, fit_block(source.shape, CHUNK, BLOCK_VOXELS))
-    clefts = components(
-        found.levels,
-        plan,
-        levels,
-        Units(source.space.voxel_size, source.space.offset, found.full),
-    )
     facts = {
         "prediction": source.address,
         "threshold": found.threshold,
@@ -107,22 +102,20 @@ def segment(
         "min_sections": rule.min_sections,
         "connectivity": rule.connectivity,
     }
-    _write(clefts, address, source.space, facts)
+    attributes = {"content": "ids", "run": facts}
+    wanted = Output(address, plan, np.uint64, CHUNK, source.space, attributes, format)
+    check_room(wanted)
+    _make_room(address, overwrite=overwrite)
+    units = Units(source.space.voxel_size, source.space.offset, found.full)
+    clefts = components(found.levels, plan, levels, units)
+    _write(clefts, wanted)
     if table is not None:
         write_table(table, clefts.table)
     return {"output": address, **facts, "clefts": len(clefts.table), "rule": found.rule}
 
 
-def _write(clefts: Components, address: str, space: Any, facts: dict[str, Any]) -> None:
-    made_by = f"cleft {__version__}"
-    volume = create_volume(
-        address,
-        shape=clefts.plan.roi.shape,
-        dtype=np.uint64,
-        chunks=CHUNK,
-        space=space,
-        attributes={"content": "ids", "run": facts, "made_by": made_by, "complete": False},
-    )
+def _write(clefts: Components, output: Output) -> None:
+    volume = create(output)
     for block in clefts.plan:
         volume.write(block.write, clefts.labels(block.index))
     write_attributes(volume, {"complete": True})

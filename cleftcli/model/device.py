@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
 from contextlib import AbstractContextManager
@@ -86,8 +85,3 @@ def tiles_at_once(device: torch.device) -> int:
     a single tile of few channels.
     """
     return 2 if device.type == "cpu" else 8
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

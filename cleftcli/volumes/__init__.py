@@ -7,7 +7,6 @@ alone. Voxels and metadata leave this room as zyx and nm, whoever wrote them.
 from __future__ import annotations
 
 import posixpath
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cleftcli.errors import CleftError, InputError, UnsafeError, UsageError
+from cleftcli.errors import CleftError, InputError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import chunked, creation, documents, hdf5, precomputed, tiff
 from cleftcli.volumes.address import HDF5, TIFF, check_exists, split_address
@@ -35,6 +34,7 @@ __all__ = [
     "Scan",
     "Space",
     "Volume",
+    "choose_format",
     "chunks_behind",
     "create_volume",
     "crop",
@@ -48,11 +48,15 @@ __all__ = [
     "remove_array",
     "split_address",
     "write_attributes",
+    "write_levels",
 ]
 
 MOST_LISTED = 12  # arrays to name in a message
+choose_format = creation.choose_format
+remove_array = creation.remove_array
 write_attributes = creation.write_attributes
 chunks_behind = creation.chunks_behind
+write_levels = creation.write_levels
 
 
 @dataclass(frozen=True)
@@ -70,26 +74,26 @@ class Format:
     suffixes: tuple[str, ...] = ()
 
 
-def _chunked(name: str, suffix: str) -> Format:
+def _chunked(name: str) -> Format:
     layout = documents.LAYOUTS[name]
 
     def images(container: str, group: str) -> list[str]:
         found = scales(documents.read_attributes(container, group, layout))
-        return [_inside(container, posixpath.join(group, path)) for path in found]
+        return [documents.inside(container, posixpath.join(group, path)) for path in found]
 
     return Format(
         list_arrays=partial(documents.list_arrays, format=name),
         open_array=lambda c, d, reading: chunked.open_array(c, d, name, reading),
         holds=lambda c, d: documents.is_array(c, d, layout),
         images=images,
-        suffixes=(suffix,),
+        suffixes=(layout.suffix,),
     )
 
 
 FORMATS: dict[str, Format] = {
-    "zarr2": _chunked("zarr2", ".zarr"),
-    "zarr3": _chunked("zarr3", ".zarr"),
-    "n5": _chunked("n5", ".n5"),
+    "zarr2": _chunked("zarr2"),
+    "zarr3": _chunked("zarr3"),
+    "n5": _chunked("n5"),
     "precomputed": Format(
         list_arrays=precomputed.list_arrays,
         open_array=precomputed.open_array,
@@ -149,6 +153,7 @@ def create_volume(
     space: Space,
     attributes: Mapping[str, Any] | None = None,
     format: str | None = None,
+    image: bool = True,
 ) -> Volume:
     """A new volume of zeros in a zarr or N5 container, made if it is not there.
 
@@ -159,26 +164,24 @@ def create_volume(
         chunks: voxels.
         space: voxel size and offset, nm.
         attributes: stored with the array.
-        format: a writable one of FORMATS; by default zarr v2, or N5 by the container's suffix.
+        format: see `choose_format`.
+        image: whether the group above declares it as an image of its own (OME-NGFF, not N5).
 
     Raises:
-        UsageError: no such format can be written block by block.
+        ResourceError: the disk is full, or may not be written.
+        UsageError: as `choose_format`, or another array is in the way.
     """
     container, dataset = split_address(address)
-    known = [n for n, f in FORMATS.items() if f.suffixes and container.endswith(f.suffixes)]
-    if not known or (format or known[0]) not in known:
-        raise UsageError(f"{container}: blockwise output goes to a .zarr or .n5 container")
-    there = documents.detect(container) if Path(container).is_dir() else None
-    default = there if there in known else known[0]
     return creation.create_array(
         container,
         dataset,
-        format or default,
+        choose_format(address, format, np.dtype(dtype)),
         shape=shape,
         dtype=np.dtype(dtype),
         chunks=chunks,
         space=space,
         attributes=attributes or {},
+        image=image,
     )
 
 
@@ -211,15 +214,6 @@ def is_ours(address: str) -> bool:
     except InputError:
         return False
     return str(made_by).startswith("cleft")
-
-
-def remove_array(address: str) -> None:
-    """Delete a local array of ours; its container too where nothing else is in it."""
-    container, dataset = split_address(address)
-    shutil.rmtree(Path(container, dataset))
-    left = (p for p in Path(container).rglob("*") if not p.is_dir())
-    if dataset and all(p.name in documents.NAMES for p in left):
-        shutil.rmtree(container)
 
 
 def _format_of(container: str, dataset: str) -> str:
@@ -255,18 +249,6 @@ def _resolve(container: str, dataset: str, format: str, prefer: Sequence[str]) -
     if len(below) == 1:
         return below[0]
     raise InputError(_choices(container, dataset, format, images or below or arrays))
-
-
-def _inside(container: str, path: str) -> str:
-    """A path that metadata name, if it stays in the container.
-
-    Raises:
-        UnsafeError: it does not.
-    """
-    found = posixpath.normpath(path)
-    if found.startswith(("/", "..")):
-        raise UnsafeError(f"{container}: its metadata lead out of it, to {path}")
-    return found
 
 
 def _choices(container: str, dataset: str, format: str, arrays: list[str]) -> str:

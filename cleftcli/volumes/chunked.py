@@ -27,7 +27,10 @@ from cleftcli.volumes.documents import (
 )
 from cleftcli.volumes.scan import Chunks, Payload
 from cleftcli.volumes.volume import Space, Volume, check_chunk
+from cleftcli.volumes.writing import writing
 
+# else a chunk of zeros is not stored, and nobody could tell it from one that was never written
+WRITE_ZEROS = {"store_data_equal_to_fill_value": True}
 _STATUS = re.compile(r'^[A-Z_]+: (Error reading local file "[^"]*": )?')
 
 
@@ -50,8 +53,13 @@ class Chunked:
             raise InputError(self._blame(slices) or _reason(error)) from error
 
     def write(self, slices: Slices, data: np.ndarray) -> None:
-        """Store a box; durable (written, synced, renamed) when it returns."""
-        self.view[slices].write(data).result()
+        """Store a box; durable (written, synced, renamed) when it returns.
+
+        Raises:
+            ResourceError: the disk is full, or may not be written.
+        """
+        with writing(self.chunks.address):
+            self.view[slices].write(data).result()
 
     def scan(self, slices: Slices) -> Scan:
         """Its chunks that are missing or visibly damaged."""
@@ -241,4 +249,5 @@ def _spec(container: str, dataset: str, format: str) -> dict[str, Any]:
         "kvstore": lenient.kvstore(container, dataset, format),
         # an output may grow while this process looks at it: the cache is good for one opening
         "recheck_cached_data": "open",
+        **WRITE_ZEROS,
     }

@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UnsafeError
 from cleftcli.volumes import stores
+from cleftcli.volumes.writing import writing
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one format names its documents, and the order of axes that do not name themselves."""
+    """How one format names its documents, and the order of axes that do not name themselves.
+
+    Containers to be written end in `suffix`.
+    """
 
     driver: str
     array: str
@@ -29,6 +33,7 @@ class Layout:
     attributes: str
     empty_group: dict[str, Any]
     axes: str = "zyx"
+    suffix: str = ".zarr"
 
 
 _ZARR3_GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
@@ -36,7 +41,13 @@ LAYOUTS = {
     "zarr2": Layout("zarr", ".zarray", ".zgroup", ".zattrs", {"zarr_format": 2}),
     "zarr3": Layout("zarr3", "zarr.json", "zarr.json", "zarr.json", _ZARR3_GROUP),
     "n5": Layout(
-        "n5", "attributes.json", "attributes.json", "attributes.json", {"n5": "2.0.0"}, "xyz"
+        "n5",
+        "attributes.json",
+        "attributes.json",
+        "attributes.json",
+        {"n5": "2.0.0"},
+        "xyz",
+        ".n5",
     ),
 }
 
@@ -65,9 +76,14 @@ def read_document(container: str, key: str) -> dict[str, Any] | None:
 
 
 def write_document(container: str, key: str, document: Mapping[str, Any]) -> None:
-    """Write a JSON document; a reader finds the old one or the new one."""
+    """Write a JSON document; a reader finds the old one or the new one.
+
+    Raises:
+        ResourceError: the disk is full, or may not be written.
+    """
     text = json.dumps(document, indent=1).encode()
-    stores.store(container).write(posixpath.normpath(key), text).result()
+    with writing(f"{container}/{key}"):
+        stores.store(container).write(posixpath.normpath(key), text).result()
 
 
 def is_array(container: str, dataset: str, layout: Layout) -> bool:
@@ -94,7 +110,11 @@ def read_attributes(container: str, path: str, layout: Layout) -> dict[str, Any]
 def merge_attributes(
     container: str, path: str, layout: Layout, attributes: Mapping[str, Any]
 ) -> None:
-    """Add to the user attributes of a group or array."""
+    """Add to the user attributes of a group or array.
+
+    Raises:
+        ResourceError: as `write_document`.
+    """
     key = posixpath.join(path, layout.attributes)
     document = read_document(container, key) or {}
     if layout.driver == "zarr3":
@@ -176,3 +196,15 @@ def parents(dataset: str) -> list[str]:
     """Paths of the groups above an array, innermost first; the last is the container ("")."""
     parts = dataset.split("/") if dataset else []
     return ["/".join(parts[:n]) for n in range(len(parts) - 1, -1, -1)]
+
+
+def inside(container: str, path: str) -> str:
+    """A path that metadata name, if it stays in the container.
+
+    Raises:
+        UnsafeError: it does not.
+    """
+    found = posixpath.normpath(path)
+    if found.startswith(("/", "..")):
+        raise UnsafeError(f"{container}: its metadata lead out of it, to {path}")
+    return found

@@ -69,19 +69,6 @@ def _first(
     return next((space for space in found if space.voxel_size), found[0] if found else None)
 
 
-def ngff(name: str, dataset: str, space: Space) -> list[dict[str, Any]]:
-    """OME-NGFF `multiscales` with one scale at `dataset`; none where no voxel size is known."""
-    if space.voxel_size is None:
-        return []
-    axes = [{"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"]
-    transforms = [
-        {"type": "scale", "scale": list(space.voxel_size)},
-        {"type": "translation", "translation": list(space.offset)},
-    ]
-    datasets = [{"path": dataset, "coordinateTransformations": transforms}]
-    return [{"version": "0.4", "name": name, "axes": axes, "datasets": datasets}]
-
-
 def cremi(space: Space, *, order: str = "zyx") -> dict[str, Any]:
     """The CREMI attributes `resolution` and, where it is not zero, `offset`."""
     if space.voxel_size is None:
@@ -93,8 +80,12 @@ def cremi(space: Space, *, order: str = "zyx") -> dict[str, Any]:
 
 def scales(attributes: Attributes) -> list[str]:
     """Paths of the finest scales of the OME-NGFF images (0.4 or 0.5) of a group."""
-    listed = [[d["path"] for d in _datasets(image)] for image in _images(attributes)]
-    return [paths[0] for paths in listed if paths]
+    return [paths[0] for paths in _paths(attributes)]
+
+
+def coarser(attributes: Attributes, path: str) -> list[str]:
+    """Paths of the other scales of the images whose finest is at a path of a group."""
+    return [p for paths in _paths(attributes) if paths[0] == path for p in paths[1:]]
 
 
 def ngff_axes(parents: Sequence[tuple[str, Attributes]]) -> list[str] | None:
@@ -222,6 +213,12 @@ def _datasets(image: Attributes) -> list[Attributes]:
     stated = image.get("datasets")
     found = stated if isinstance(stated, list) else []
     return [d for d in found if isinstance(d, Mapping) and isinstance(d.get("path"), str)]
+
+
+def _paths(group: Attributes) -> list[list[str]]:
+    """Where the scales of each image of a group are, the finest first."""
+    listed = [[d["path"] for d in _datasets(image)] for image in _images(group)]
+    return [paths for paths in listed if paths]
 
 
 def _axes(image: Attributes) -> list[tuple[str, Any]]:

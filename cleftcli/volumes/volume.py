@@ -35,7 +35,9 @@ class Array(Protocol):
 
 @dataclass(frozen=True)
 class Space:
-    """Where a volume lies: edge lengths of a voxel and position of the first one, nm, zyx.
+    """Where a volume lies: edge lengths of a voxel and the centre of the first one, nm, zyx.
+
+    The centre, as in OME-NGFF: a volume of means of n voxels begins (n - 1) / 2 voxels later.
 
     `voxel_size` is None where the store does not say; `source` names the metadata it came from.
     """
@@ -114,7 +116,11 @@ class Volume:
         return np.asarray(data[np.ix_(*at)])
 
     def write(self, roi: Roi, data: np.ndarray) -> None:
-        """Store the voxels of `roi`; they are durable when it returns."""
+        """Store the voxels of `roi`; they are durable when it returns.
+
+        Raises:
+            ResourceError: the disk is full, or may not be written.
+        """
         self.array.write(roi.within(self.roi), data)
 
     def scan(self, roi: Roi | None = None) -> Scan:

@@ -87,6 +87,7 @@ def labels_against_scipy(folder: Path) -> dict[str, float]:
             scale=None,
             unit=None,
             voxel_size=None,
+            format=None,
             missing="fill",
             workers=HERE,
             overwrite=False,
@@ -108,7 +109,8 @@ def instances_against_cc3d(folder: Path) -> dict[str, float]:
 
     def ours() -> None:
         output = f"{folder}/instances{number()}.zarr"
-        segment(f"{path}/cleft", output, rule=Rule(), table=None, voxel_size=None, overwrite=False)
+        options = {"table": None, "voxel_size": None, "format": None, "overwrite": False}
+        segment(f"{path}/cleft", output, rule=Rule(), **options)
 
     def theirs() -> None:
         levels = open_volume(f"{path}/cleft").read(whole(SHAPE))

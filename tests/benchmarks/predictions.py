@@ -7,7 +7,8 @@ import torch
 from timing import pair
 
 from cleftcli.jobs.predict import Settings, plan, predict
-from cleftcli.model.device import cores, tiles_at_once
+from cleftcli.machine import cores
+from cleftcli.model.device import tiles_at_once
 from cleftcli.model.inference import load_predictor
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume

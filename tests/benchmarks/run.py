@@ -17,7 +17,7 @@ import torch
 import training
 import volumes
 
-from cleftcli.model.device import cores
+from cleftcli.machine import cores
 
 ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS, **scheduling.ROWS, **training.ROWS}
 
