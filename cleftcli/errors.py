@@ -40,6 +40,10 @@ class ResourceError(CleftError):
     exit_code = 6
 
 
+class DeviceLost(ResourceError):
+    """The GPU failed, and fails this process from now on; a new process may go on."""
+
+
 class UnsafeError(CleftError):
     """Refused: using the file could run code or read files it has no business with."""
 
