@@ -30,11 +30,34 @@ OutputOption = Annotated[
 ]
 OverlapOption = Annotated[
     str | None,
-    typer.Option(help="Voxels z,y,x that tiles share with the next. Default: a quarter of a tile."),
+    typer.Option(
+        help="Voxels z,y,x that tiles share with the next. Default: a quarter of a tile, or twice "
+        "the context."
+    ),
+]
+ContextOption = Annotated[
+    str,
+    typer.Option(help="Voxels z,y,x at a tile's faces that it leaves to the tile next to it."),
 ]
 BlendOption = Annotated[str, typer.Option(help="bump, or none: tiles stacked as in the paper.")]
+TtaOption = Annotated[
+    str, typer.Option(help="none, or flips: the mean over the 8 flips of z, y and x of each tile.")
+]
+ChannelsOption = Annotated[
+    str,
+    typer.Option(
+        help="cleft, or cleft,boundary: also write what else the network says, beside the output."
+    ),
+]
 BlockOption = Annotated[str | None, typer.Option(help="Voxels z,y,x of a unit of work.")]
-BatchOption = Annotated[int | None, typer.Option(min=1, help="Tiles at once. Default: 2, GPU 8.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tiles at once. Default: 2; on a GPU the power of two that fits, which is measured: "
+        "state it to continue on another card.",
+    ),
+]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 DtypeOption = Annotated[str, typer.Option(help="uint8 (0..255 is 0..1) or float32.")]
 RangeOption = Annotated[
@@ -55,7 +78,10 @@ def main(
     checkpoint: CheckpointOption = None,
     roi: RoiOption = None,
     overlap: OverlapOption = None,
+    context: ContextOption = "0",
     blend: BlendOption = "bump",
+    tta: TtaOption = "none",
+    channels: ChannelsOption = "cleft",
     block: BlockOption = None,
     batch_size: BatchOption = None,
     device: DeviceOption = "auto",
@@ -88,7 +114,10 @@ def main(
         checkpoint=checkpoint,
         roi=roi,
         overlap=None if overlap is None else parse_zyx(overlap),
+        context=parse_zyx(context),
         blend=blend,
+        tta=tta,
+        channels=tuple(channels.split(",")),
         block=None if block is None else parse_zyx(block),
         batch_size=batch_size,
         device=device,

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cleftcli import maps
 from cleftcli.errors import InputError, UsageError
-from cleftcli.geometry import BlockPlan, Zyx, fit_block, fit_chunk, parse_roi
+from cleftcli.geometry import BlockPlan, Zyx, fit_block, fit_chunk, parse_roi, zyx
 from cleftcli.inspection import (
     Missing,
     check_voxel_size,
@@ -26,9 +27,9 @@ from cleftcli.inspection import (
 from cleftcli.model import checkpoint
 from cleftcli.model.checkpoint import Checkpoint
 from cleftcli.model.device import choose_device, choose_precision, cores, tiles_at_once
-from cleftcli.model.inference import BLENDS
-from cleftcli.model.objectives import NO_CLEFTS
-from cleftcli.prediction import PredictBlock, Tiling, tile_grid
+from cleftcli.model.inference import BLENDS, TTA
+from cleftcli.model.objectives import NO_CLEFTS, check_maps
+from cleftcli.prediction import DTYPES, VALUE_IS, PredictBlock, Tiling, tile_grid
 from cleftcli.resumable import (
     BLOCK_VOXELS,
     CHUNK,
@@ -53,10 +54,7 @@ from cleftcli.volumes.intensity import Range, intensity_range
 
 log = logging.getLogger(__name__)
 
-DTYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
-PROBABILITY_IS = {"uint8": "value / 255", "float32": "value"}
 MOST_IN_BLACK = 0.01  # share of positives where there is no tissue, before it is worth a word
-BYTES_PER_VOXEL = 17  # raw uint8 and float32, sum, weights, result
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,10 @@ class Settings:
     checkpoint: Path | None = None
     roi: str | None = None
     overlap: Zyx | None = None
+    context: Zyx = (0, 0, 0)
     blend: str = "bump"
+    tta: str = "none"
+    channels: tuple[str, ...] = ("cleft",)
     block: Zyx | None = None
     batch_size: int | None = None
     device: str = "auto"
@@ -102,7 +103,7 @@ class Plan:
         roi = self.blocks.roi
         z, y, x = (o + n * v for o, n, v in zip(space.offset, roi.offset, size, strict=True))
         attributes: dict[str, Any] = {"content": "probability", "run": self.fingerprint}
-        attributes["probability_is"] = PROBABILITY_IS[self.settings.dtype]
+        attributes["probability_is"] = VALUE_IS[self.settings.dtype]
         if self.checkpoint.threshold is not None:
             attributes["threshold"] = self.checkpoint.threshold
         return Output(
@@ -122,43 +123,40 @@ class Plan:
             "shape": list(self.volume.shape),
             "dtype": str(self.volume.dtype),
             "axes": self.volume.axes,
-            "intensity_range": list(self.process.black_white),
             "checkpoint": checkpoint.digest(self.checkpoint_path),
-            "tile": list(self.process.tiling.grid.tile),
-            "stride": list(self.process.tiling.grid.stride),
-            "blend": self.settings.blend,
-            "output_dtype": self.settings.dtype,
+            **self.process.decides,
             "device": self.process.device.split(":")[0],
-            "precision": self.process.precision,
-            "batch_size": self.process.batch_size,
+            "output_dtype": self.settings.dtype,
         }
+
+    @cached_property
+    def further(self) -> list[Output]:
+        """The volumes of the maps after the first."""
+        known = self.checkpoint.new_objective().maps
+        chosen = {name: known[name] for name in self.process.maps[1:]}
+        return maps.beside(self.output, chosen, VALUE_IS[self.settings.dtype])
 
     def summary(self) -> dict[str, Any]:
         """What the run will do and need, for a person or a script."""
-        grid, roi = self.process.tiling.grid, self.blocks.roi
-        tiles = math.prod(len(grid.starts(a, roi.offset[a], roi.end[a])) for a in range(3))
-        itemsize = np.dtype(self.output.dtype).itemsize
+        roi, count = self.blocks.roi, len(self.process.maps)
         files = math.prod(-(-n // c) for n, c in zip(roi.shape, self.output.chunks, strict=True))
         return {
             "volume": self.volume.address,
             "shape": list(self.volume.shape),
             "axes": self.volume.axes,
             "voxel_size": self.volume.space.voxel_size,
-            "intensity_range": list(self.process.black_white),
             "roi": str(roi),
             "output": self.output.address,
+            "further_outputs": [one.address for one in self.further],
             "checkpoint": str(self.checkpoint_path),
             "network": self.checkpoint.network,
-            "tile": list(grid.tile),
-            "stride": list(grid.stride),
-            "tiles": tiles,
+            **self.process.decides,
+            "tiles": self.process.tiling.grid.count(roi),
             "blocks": len(self.blocks),
             "block": list(self.blocks.block),
-            "device": self.process.device,
-            "precision": self.process.precision,
-            "memory_bytes_per_worker": math.prod(self.blocks.block) * BYTES_PER_VOXEL,
-            "output_bytes": roi.size * itemsize,
-            "output_files": files,
+            "memory_bytes_per_worker": math.prod(self.blocks.block) * self.process.bytes_per_voxel,
+            "output_bytes": roi.size * np.dtype(self.output.dtype).itemsize * count,
+            "output_files": files * count,
             "input": self.scan.summary(),
             "warnings": self.warnings,
         }
@@ -178,14 +176,14 @@ def plan(settings: Settings) -> Plan:
         raise InputError(f"{path}: {NO_CLEFTS}")
     volume = open_volume(settings.volume, reading=settings.reading)
     check_voxel_size(volume, found.voxel_size, any_size=settings.any_voxel_size)
-    if settings.dtype not in DTYPES:
-        raise UsageError(f"dtype {settings.dtype!r}: {' or '.join(DTYPES)}")
-    if settings.blend not in BLENDS:
-        raise UsageError(f"blend {settings.blend!r}: {' or '.join(BLENDS)}")
+    for name, among in (("dtype", DTYPES), ("blend", BLENDS), ("tta", TTA)):
+        if getattr(settings, name) not in among:
+            raise UsageError(f"{name} {getattr(settings, name)!r}: {' or '.join(among)}")
+    check_maps(found.objective, settings.channels)
     if settings.block is not None and min(settings.block) < 1:
         raise UsageError(f"block {settings.block}: every edge takes a voxel at least")
-    overlap = settings.overlap or ((0, 0, 0) if settings.blend == "none" else None)
-    tiling = Tiling(tile_grid(volume.shape, found.input_shape, overlap), settings.blend)
+    least = zyx([2 * c for c in settings.context]) if settings.blend == "none" else None
+    grid = tile_grid(volume.shape, found.input_shape, settings.overlap or least, settings.context)
     roi = parse_roi(settings.roi, volume.shape) if settings.roi else volume.roi
     block = settings.block or fit_block(roi.shape, CHUNK, BLOCK_VOXELS)
     device = choose_device(settings.device)
@@ -201,7 +199,9 @@ def plan(settings: Settings) -> Plan:
         precision=choose_precision(settings.precision, device),
         batch_size=settings.batch_size or tiles_at_once(device),
         threads=max(cores() // settings.workers, 1),
-        tiling=tiling,
+        tiling=Tiling(grid, settings.blend),
+        tta=settings.tta,
+        maps=settings.channels,
         black_white=black_white,
         output=output,
         origin=roi.offset,
@@ -209,6 +209,7 @@ def plan(settings: Settings) -> Plan:
         threshold=0.5 if found.threshold is None else found.threshold,
         ask=scan.missing is None,
     )
+    process = process if settings.batch_size else process.fitted()
     seen = intensity_doubts(look(volume, roi), black_white, list(found.intensities))
     warnings = [*doubts(volume), *seen]
     planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process, scan, warnings)
@@ -227,6 +228,7 @@ def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str,
     log.info("%s", describe(planned))
     for warning in planned.warnings:
         log.warning("%s: %s", planned.volume.address, warning)
+    maps.begin(planned.output, planned.further, overwrite=overwrite)
     outcome = make(
         planned.output,
         planned.process,
@@ -235,6 +237,7 @@ def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str,
         overwrite=overwrite,
         report=report,
     )
+    maps.finish(planned.further)
     seen = _what_was_seen(planned, outcome)
     write_attributes(outcome.volume, {"input": seen})
     return {
@@ -255,7 +258,8 @@ def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
     seen = {
         **planned.scan.summary(),
         "changed_while_read": not still_the_same(planned.volume, planned.scan, planned.blocks.roi),
-        "blocks_with_missing_chunks": sum(bool(r["missing_chunks"]) for r in outcome.records),
+        "blocks_with_missing_chunks": outcome.total("blocks_with_missing_chunks"),
+        "blocks_without_contrast": outcome.total("empty"),
         "sections_without_contrast": empty,
         "nan_or_inf_voxels": outcome.total("strange"),
         "positive_voxels": positive,
