@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from timing import pair
 
@@ -38,8 +37,9 @@ def prediction_against_bare_network(folder: Path) -> dict[str, float]:
         batch_size=tiles_at_once(torch.device("cpu")),
         threads=cores(),
     )
-    tile = np.zeros(planned.checkpoint.input_shape, np.float32)
-    predictor.probabilities([tile] * predictor.batch_size)
+    batch = torch.zeros(predictor.batch_size, 1, *planned.checkpoint.input_shape)
+    with predictor.computing():
+        predictor.predict(batch)
     tiles = int(planned.summary()["tiles"])
     counter = iter(range(1, 10**6))
 
@@ -49,8 +49,9 @@ def prediction_against_bare_network(folder: Path) -> dict[str, float]:
         predict(again, overwrite=False, report=lambda *_: None)
 
     def theirs() -> None:
-        for _ in range(-(-tiles // predictor.batch_size)):
-            predictor.probabilities([tile] * predictor.batch_size)
+        with predictor.computing():
+            for _ in range(-(-tiles // predictor.batch_size)):
+                predictor.predict(batch)
 
     return {**pair(ours, theirs), "tiles": tiles}
 

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import clefts
+import inference
 import predictions
 import torch
 import training
@@ -18,7 +19,7 @@ import volumes
 
 from cleftcli.model.device import cores
 
-ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS, **training.ROWS}
+ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS, **inference.ROWS, **training.ROWS}
 
 
 def main() -> None:
