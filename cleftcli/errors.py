@@ -41,7 +41,7 @@ class ResourceError(CleftError):
 
 
 class DeviceLost(ResourceError):
-    """The device has failed for good in this process; another process may use it again."""
+    """The GPU failed, and fails this process from now on; a new process may go on."""
 
 
 class UnsafeError(CleftError):

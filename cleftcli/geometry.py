@@ -175,31 +175,50 @@ class BlockPlan:
 class TileGrid:
     """Where the network looks: tiles at multiples of `stride`, the last clamped to the far face.
 
-    The grid belongs to the volume, not to any block, so the tiles that touch a voxel, and hence
+    The grid belongs to the volume, not to any block, so the tiles that decide a voxel, and hence
     its predicted value, are the same whatever the blocks are. A volume smaller than a tile has
-    one tile, which leaves it on the far side.
+    one tile, which leaves it on the far side. `context` is what a tile looks at and does not
+    decide: so many voxels at each face behind which there is another tile.
     """
 
     shape: Zyx
     tile: Zyx
     stride: Zyx
+    context: Zyx = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        if any(not 0 < s <= t for s, t in zip(self.stride, self.tile, strict=True)):
-            raise UsageError(f"tiles of {self.tile} at strides of {self.stride} leave gaps")
+        each = zip(self.stride, self.tile, self.context, strict=True)
+        if any(c < 0 or not 0 < s <= t - 2 * c for s, t, c in each):
+            kept = f", of which each loses {self.context} at a face," if any(self.context) else ""
+            raise UsageError(f"tiles of {self.tile}{kept} at strides of {self.stride} leave gaps")
 
     def starts(self, axis: int, low: int, high: int) -> list[int]:
-        """First voxels, ascending, of the tiles that touch `low <= voxel < high` on an axis."""
+        """First voxels, ascending, of the tiles that decide `low <= voxel < high` on an axis."""
         length, tile, stride = self.shape[axis], self.tile[axis], self.stride[axis]
         last = max(length - tile, 0)
         first = max((low - tile) // stride + 1, 0) * stride
         regular = range(first, min(high, last), stride)
-        return [*regular, *([last] if low < last + tile and last < high else [])]
+        kept = ((s, *self._kept(axis, s)) for s in [*regular, last])
+        return [s for s, a, b in kept if a < high and low < b]
 
     def touching(self, roi: Roi) -> list[Roi]:
-        """The tiles that share a voxel with `roi`, in raster order."""
+        """The tiles that decide a voxel of `roi`, in raster order."""
         axes = [self.starts(a, roi.offset[a], roi.end[a]) for a in range(3)]
         return [Roi(zyx(offset), self.tile) for offset in itertools.product(*axes)]
+
+    def count(self, roi: Roi) -> int:
+        """How many tiles decide a voxel of `roi`."""
+        return math.prod(len(self.starts(a, roi.offset[a], roi.end[a])) for a in range(3))
+
+    def kept(self, tile: Roi) -> Roi:
+        """The voxels that a tile decides: all but its context."""
+        low, high = zip(*(self._kept(a, tile.offset[a]) for a in range(3)), strict=True)
+        return between(zyx(low), zyx(high))
+
+    def _kept(self, axis: int, start: int) -> tuple[int, int]:
+        """On an axis, the first voxel that the tile at `start` decides and the first beyond."""
+        context, end = self.context[axis], start + self.tile[axis]
+        return start + context * (start > 0), end - context * (end < self.shape[axis])
 
 
 def hull(rois: Sequence[Roi]) -> Roi:
@@ -236,3 +255,13 @@ def fit_chunk(block: Zyx, chunk: Zyx) -> Zyx:
         max(d for d in range(1, c + 1) if b % d == 0) for b, c in zip(block, chunk, strict=True)
     ]
     return zyx([b if 4 * d < c else d for b, c, d in zip(block, chunk, found, strict=True)])
+
+
+def tiles_of_blocks(grid: TileGrid, plan: BlockPlan) -> int:
+    """How many tiles are computed for all blocks: those at a face count for each block there."""
+    found = 1
+    for axis in range(3):
+        low, high, step = plan.roi.offset[axis], plan.roi.end[axis], plan.block[axis]
+        cuts = range(low, high, step)
+        found *= sum(len(grid.starts(axis, a, min(a + step, high))) for a in cuts)
+    return found

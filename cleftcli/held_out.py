@@ -45,7 +45,7 @@ def _predicted(predictor: Predictor, source: Source, tile: Zyx) -> Held:
     image, ids = source.volumes()
     tiling = Tiling(tile_grid(image.shape, tile), "bump")
     found = predict_roi(predictor, image, intensity_range(image), tiling, source.roi)
-    probability = in_memory(quantise(found.probability), like=image)
+    probability = in_memory(quantise(found[0]), like=image)
     truth = read_annotation(in_memory(ids.read(source.roi), like=ids))
     prediction = Foreground(probability, "probability", 0.5)
     return Held(source, Pair(prediction, truth, probability.roi, source.voxel_size))

@@ -31,6 +31,11 @@ class Mask:
     factor: Zyx
     start: Zyx
 
+    def identity(self) -> list[str | int]:
+        """What tells it from others: address, place, and a stamp that changes when it does."""
+        stamp = open_input(self.address, AS_STORED).scan().stamp
+        return [self.address, *self.factor, *self.start, stamp]
+
     def covers(self, roi: Roi) -> bool:
         """Whether any voxel in a box of the volume is inside."""
         return bool(self._read(self._under(roi)).any())

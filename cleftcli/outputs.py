@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,25 +139,32 @@ def create(output: Output) -> Volume:
     )
 
 
-def make_room(output: Output, *, overwrite: bool) -> None:
+def make_room(output: Output, further: Sequence[Output] = (), *, overwrite: bool) -> None:
     """Refuse a place that holds what is not this output; remove an old one when told to.
+
+    Args:
+        output: the one that has the ledger.
+        further: outputs that are written with it.
+        overwrite: remove what cleft made.
 
     Raises:
         ConflictError: something is there that cleft did not make, or that it made before.
     """
-    there, begun = has_array(output.address), ledgers(output.ledger)
-    if there and not is_ours(output.address) and not (begun and _is_bare(output.address)):
-        raise ConflictError(f"{output.address} was not made by cleft; it stays")
+    begun = ledgers(output.ledger)
+    there = [one.address for one in (output, *further) if has_array(one.address)]
+    strangers = [a for a in there if not is_ours(a) and not (begun and _is_bare(a))]
+    if strangers:
+        raise ConflictError(f"{strangers[0]} was not made by cleft; it stays")
     if not there and output.container.exists() and not _all_ours(output.container):
         raise ConflictError(f"{output.container} was not made by cleft; choose another -o")
     if begun and not overwrite:
         return
     for ledger in begun:
         refuse_if_held(ledger)
-    if there:
-        if not overwrite:
-            raise ConflictError(f"{output.address} exists; choose another -o, or --overwrite it")
-        remove_array(output.address)
+    if there and not overwrite:
+        raise ConflictError(f"{there[0]} exists; choose another -o, or --overwrite it")
+    for address in there:
+        remove_array(address)
     for ledger in begun:
         ledger.unlink()
 

@@ -9,29 +9,59 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from cleftcli.blockwise import Process
-from cleftcli.errors import InputError
+from cleftcli.blockwise import Process, threads_here
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, Roi, TileGrid, Zyx, hull, zyx
 from cleftcli.inspection import Missing, missing_chunks, open_input
+from cleftcli.mask import Mask
 from cleftcli.model.device import choose_device
-from cleftcli.model.inference import Predictor, load_predictor, predict_box
+from cleftcli.model.inference import Predictor, constant_sections, load_predictor, predict_box
+from cleftcli.model.memory import fitting_batch
 from cleftcli.stored import store
-from cleftcli.volumes import Reading, Volume
+from cleftcli.volumes import Reading, Volume, split_address
 from cleftcli.volumes.intensity import Range, unit
 
+DTYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
+VALUE_IS = {"uint8": "value / 255", "float32": "value"}  # how 0 to 1 is read from what is stored
 EMPTY_EDGE = 9  # voxels of a black square in a section that is no tissue
 
 
-def tile_grid(shape: Zyx, tile: Zyx, overlap: Zyx | None = None) -> TileGrid:
-    """The tiles of a volume; they overlap by a quarter of their edges unless stated, in voxels."""
-    shared = overlap or zyx([n // 4 for n in tile])
-    return TileGrid(shape, tile, zyx([n - o for n, o in zip(tile, shared, strict=True)]))
+def tile_grid(
+    shape: Zyx, tile: Zyx, overlap: Zyx | None = None, context: Zyx = (0, 0, 0)
+) -> TileGrid:
+    """The tiles of a volume.
+
+    Args:
+        shape: of the volume, voxels.
+        tile: voxels.
+        overlap: voxels that tiles share; None is a quarter of their edges, or twice the context.
+        context: voxels at a tile's faces that it does not decide, where there is a neighbour.
+
+    Raises:
+        UsageError: tiles would leave gaps.
+    """
+    least = zyx([2 * c for c in context])
+    if overlap is not None and any(o < c for o, c in zip(overlap, least, strict=True)):
+        raise UsageError(f"context {context} takes an overlap of {least} at least, not {overlap}")
+    shared = overlap or [max(n // 4, c) for n, c in zip(tile, least, strict=True)]
+    stride = zyx([n - o for n, o in zip(tile, shared, strict=True)])
+    return TileGrid(shape, tile, stride, context)
 
 
 def quantise(probability: np.ndarray) -> np.ndarray:
     """Probability 0..1 as uint8 0..255, rounded: how predictions are stored."""
-    stored: np.ndarray = np.rint(probability * 255).astype(np.uint8)
+    scaled = probability * 255
+    stored: np.ndarray = np.rint(scaled, out=scaled).astype(np.uint8)
     return stored
+
+
+def map_address(output: str, name: str) -> str:
+    """Where a map lies: `cleft` is the output itself, `boundary` takes that word's place in it."""
+    if name == "cleft":
+        return output
+    container, dataset = split_address(output)
+    stem = dataset.removesuffix("cleft") if dataset.endswith("cleft") else f"{dataset}_"
+    return f"{container}/{stem}{name}"
 
 
 @dataclass(frozen=True)
@@ -42,37 +72,39 @@ class Tiling:
     blend: str
 
 
-class Prediction(NamedTuple):
-    """Cleft probability of a box, (z, y, x) float32, and what its input was like.
+class Input(NamedTuple):
+    """What the network is shown for a box, and what that box was like.
 
-    `constant_sections` are the z of sections without contrast, taken as grey; `strange` counts
-    NaN and inf, taken as grey too; `black` is True where the input is as black as can be.
+    `raw` is (z, y, x) float32 in [-1, 1] over all tiles that decide a voxel of the box; `empty`
+    tells that it has no contrast anywhere. `constant_sections` are the z of sections without
+    contrast, taken as grey; `strange` counts NaN and inf, taken as grey too; `black` is True where
+    the box is as black as can be.
     """
 
-    probability: np.ndarray
+    raw: np.ndarray
+    empty: bool
     constant_sections: list[int]
     strange: int
     black: np.ndarray
 
 
-def predict_roi(
-    predictor: Predictor, volume: Volume, black_white: Range, tiling: Tiling, roi: Roi
-) -> Prediction:
-    """Predict the voxels in `roi`.
-
-    Every input voxel is read once, in one box that holds all tiles which touch `roi`.
-    """
-    tiles = tiling.grid.touching(roi)
-    box = hull(tiles)
+def read_input(volume: Volume, black_white: Range, grid: TileGrid, roi: Roi) -> Input:
+    """Read what decides the voxels in `roi`: every input voxel once."""
+    box = hull(grid.touching(roi))
     stored = volume.read(box)
     raw = unit(stored, black_white) * 2 - 1
     inside = raw[roi.within(box)]
-    sections = inside.reshape(roi.shape[0], -1)
-    constant = np.flatnonzero(sections.min(axis=1) == sections.max(axis=1)) + roi.offset[0]
+    constant = np.flatnonzero(constant_sections(inside)) + roi.offset[0]
     strange = int((~np.isfinite(stored[roi.within(box)])).sum()) if stored.dtype.kind == "f" else 0
-    black = inside == -1
-    found = predict_box(predictor, raw, hull=box, tiles=tiles, write=roi, blend=tiling.blend)
-    return Prediction(found, constant.tolist(), strange, black)
+    return Input(raw, bool(raw.min() == raw.max()), constant.tolist(), strange, inside == -1)
+
+
+def predict_roi(
+    predictor: Predictor, volume: Volume, black_white: Range, tiling: Tiling, roi: Roi
+) -> np.ndarray:
+    """The predictor's maps of the voxels in `roi`: (maps, z, y, x) float32 in [0, 1]."""
+    raw = read_input(volume, black_white, tiling.grid, roi).raw
+    return predict_box(predictor, raw, grid=tiling.grid, write=roi, blend=tiling.blend)
 
 
 @dataclass(frozen=True)
@@ -80,7 +112,8 @@ class PredictBlock(Process):
     """Predict one block and write it: addresses and numbers, for any worker process.
 
     `origin` is the output's first voxel in the volume. Positives are counted from `threshold` on;
-    `ask` has each block look for missing chunks, where nobody could list them beforehand.
+    `ask` has each block look for missing chunks, where nobody could list them beforehand. Maps
+    after the first lie beside `output`. `threads` is 0 where the worker knows how many it has.
     """
 
     volume: str
@@ -93,42 +126,88 @@ class PredictBlock(Process):
     batch_size: int
     threads: int
     tiling: Tiling
+    tta: str
+    maps: tuple[str, ...]
     black_white: Range
     threshold: float
     output: str
     origin: Zyx
     dtype: str
+    mask: Mask | None = None
+    at_once = 3  # one is read, one computed and one written at the same time
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """The settings that decide a voxel."""
+        return {
+            "intensity_range": list(self.black_white),
+            "tile": list(self.tiling.grid.tile),
+            "stride": list(self.tiling.grid.stride),
+            "context": list(self.tiling.grid.context),
+            "blend": self.tiling.blend,
+            "tta": self.tta,
+            "channels": list(self.maps),
+            "device": self.device,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+        }
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """What a block holds: raw as uint8 and float32, weights, sum and result of each map."""
+        return 9 + 8 * len(self.maps)
+
+    def fitting_batch(self) -> int:
+        """How many tiles at once the GPU has memory for."""
+        return fitting_batch(self.predictor(), self.tiling.grid.tile)
+
+    def predictor(self) -> Predictor:
+        """What it computes with, loaded once per process."""
+        return load_predictor(
+            self.checkpoint_path,
+            device=choose_device(self.device),
+            precision=self.precision,
+            batch_size=self.batch_size,
+            threads=self.threads or threads_here(),
+            tta=self.tta,
+            maps=self.maps,
+        )
 
     def __call__(self, block: Block) -> dict[str, Any]:
         """Write the block; what its input was like, and where positives lie.
 
         Raises:
+            DeviceLost: the GPU failed for good.
             InputError: a chunk is damaged, missing where it may not be, or the network gave NaN.
+            ResourceError: the device does not suffice.
         """
-        predictor = load_predictor(
-            self.checkpoint_path,
-            device=choose_device(self.device),
-            precision=self.precision,
-            batch_size=self.batch_size,
-            threads=self.threads,
-        )
+        grid, blend, write = self.tiling.grid, self.tiling.blend, block.write
         volume = open_input(self.volume, self.reading)
-        gaps = missing_chunks(volume, self.missing, block.write) if self.ask else 0
-        found = predict_roi(predictor, volume, self.black_white, self.tiling, block.write)
-        if not np.isfinite(found.probability).all():
-            raise InputError(f"the network gave NaN or inf in block {block.write}")
-        here = block.write.shift(zyx([-o for o in self.origin]))
-        whole = self.dtype == "float32"
-        levels = found.probability if whole else quantise(found.probability)
-        positive = found.probability >= self.threshold
+        gaps = missing_chunks(volume, self.missing, write) if self.ask else 0
+        shown = read_input(volume, self.black_white, grid, write)
+        found = predict_box(self.predictor(), shown.raw, grid=grid, write=write, blend=blend)
+        if not np.isfinite(found).all():
+            raise InputError(f"the network gave NaN or inf in block {write}")
+        if self.mask is not None:
+            found[:, ~self.mask.inside(write)] = 0
+        stored = self._store(found if self.dtype == "float32" else quantise(found), write)
+        positive = found[0] >= self.threshold
         return {
-            "constant_sections": found.constant_sections,
-            "strange": found.strange,
+            "constant_sections": shown.constant_sections,
+            "strange": shown.strange,
             "blocks_with_missing_chunks": int(gaps > 0),
-            "stored": store(self.output, here, levels),
+            "empty": int(shown.empty),
+            "stored": stored,
             "positive": int(positive.sum()),
-            "positive_in_black": _in_black(positive, found.black),
+            "positive_in_black": _in_black(positive, shown.black),
         }
+
+    def _store(self, levels: np.ndarray, write: Roi) -> dict[str, list[int]]:
+        here = write.shift(zyx([-o for o in self.origin]))
+        stored: dict[str, list[int]] = {}
+        for name, values in zip(self.maps, levels, strict=True):
+            stored |= store(map_address(self.output, name), here, values)
+        return stored
 
 
 def _in_black(positive: np.ndarray, black: np.ndarray) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cleftcli.blockwise import Process, Workers, refuse_if_held
+from cleftcli.blockwise import Process, Workers, ledgers, refuse_if_held
 from cleftcli.errors import IncompleteError, UsageError
 from cleftcli.geometry import Block, BlockPlan, Roi, Zyx, fit_block, whole, zyx
 from cleftcli.outputs import BLOCK_VOXELS, CARRIED, Output, check_room
@@ -174,9 +174,9 @@ def _step(factors: list[Zyx], number: int) -> Zyx:
 
 def _forget(output: Output) -> None:
     """Drop the ledger of a level that went with the volume it was made of."""
-    if output.ledger.exists() and not has_array(output.address):
-        refuse_if_held(output.ledger)
-        output.ledger.unlink()
+    for ledger in [] if has_array(output.address) else ledgers(output.ledger):
+        refuse_if_held(ledger)
+        ledger.unlink()
 
 
 def _report(report: Report, before: int, total: int, done: int, _: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,7 @@ def make(
     workers: Workers,
     overwrite: bool,
     report: Report,
+    further: Sequence[Output] = (),
     skipped: Iterable[int] = (),
 ) -> Outcome:
     """Make an output, or what is missing of it.
@@ -68,6 +69,7 @@ def make(
         workers: see `blockwise.run`; those of a part do its blocks only.
         overwrite: replace an output of cleft made with other settings.
         report: called with blocks done and blocks in all.
+        further: outputs that the blocks write too; they share its fate and its ledger.
         skipped: indices of blocks that stay 0.
 
     Raises:
@@ -80,11 +82,11 @@ def make(
         raise UsageError("--overwrite and --part: remove the old output before the parts start")
     plan = output.plan
     full = {"contract": CONTRACT, "roi": str(plan.roi), "block": list(plan.block), **fingerprint}
-    make_room(output, overwrite=overwrite)
+    make_room(output, further, overwrite=overwrite)
     output.container.parent.mkdir(parents=True, exist_ok=True)
     with Ledger(output.ledger, full, workers.part) as ledger:
         try:
-            volume = create(output)
+            volumes = [create(one) for one in (output, *further)]
         except UsageError:
             if not ledger.standing().done:
                 ledger.path.unlink()  # or it would refuse the corrected command
@@ -92,18 +94,20 @@ def make(
         before = sound(output.container, plan, ledger.standing())
         if before:
             log.info("resumed: %d of %d blocks were done", len(before), len(plan))
-        ledger.skip((i for i in skipped if i not in before), {"skipped": 1})
-        _run(output, process, ledger, before=before, workers=workers, report=report)
+        outside = {i for i in skipped if workers.takes(i)} - before
+        ledger.skip(sorted(outside), {"skipped": 1})
+        done = before | outside
+        _run(output, process, ledger, done=done, workers=workers, report=report)
         standing = ledger.standing()
         after = sound(output.container, plan, standing)
         complete = len(after) == len(plan)
         if not complete and not workers.part:
             raise IncompleteError(_say_lost(output, len(plan) - len(after)))
-        if complete:
+        for volume in volumes if complete else []:
             write_attributes(volume, {"complete": True})
-        else:
+        if not complete:
             log.info("this part is done; of the whole, %d of %d blocks", len(after), len(plan))
-    finished = replace(volume, attributes={**volume.attributes, "complete": complete})
+    finished = replace(volumes[0], attributes={**volumes[0].attributes, "complete": complete})
     totals, members = _sum(record for _, record in standing.records())
     return Outcome(finished, complete, len(after), len(before), totals, members)
 
@@ -125,7 +129,7 @@ def _run(
     process: Process,
     ledger: Ledger,
     *,
-    before: set[int],
+    done: set[int],
     workers: Workers,
     report: Report,
 ) -> None:
@@ -135,16 +139,16 @@ def _run(
         IncompleteError: some could not be done.
     """
     plan = output.plan
-    done, total = len(before), len(plan)
+    count, total = len(done), len(plan)
     failures: list[tuple[Block, BaseException]] = []
-    missing = [i for i in range(total) if workers.takes(i) and i not in before]
-    report(done, total)
+    missing = [i for i in range(total) if workers.takes(i) and i not in done]
+    report(count, total)
 
     def finished(block: Block, facts: dict[str, Any]) -> None:
-        nonlocal done
+        nonlocal count
         ledger.record(block.index, facts)
-        done += 1
-        report(done, total)
+        count += 1
+        report(count, total)
 
     def failed(block: Block, error: BaseException) -> None:
         ledger.fail(block.index, error)

@@ -38,7 +38,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch):
     """Two threads that wait for each other on busy cores take ten times as long."""
-    monkeypatch.setattr("cleftcli.jobs.predict.cores", lambda: 1)
+    monkeypatch.setattr("cleftcli.prediction_plan.cores", lambda: 1)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # in processes of their own
 
 

@@ -16,9 +16,10 @@ import pytest
 from cleftcli.blockwise import Workers
 from cleftcli.errors import ConflictError, IncompleteError, UsageError
 from cleftcli.geometry import Roi
-from cleftcli.jobs.predict import Settings, predict
+from cleftcli.jobs.predict import predict
 from cleftcli.jobs.status import status
 from cleftcli.jobs.verify import verify
+from cleftcli.prediction_plan import Settings
 from cleftcli.volumes import chunks_behind, open_volume
 from tests.conftest import store
 
@@ -60,7 +61,8 @@ KILLER = """
     import json, os, random, signal, sys, time
     from pathlib import Path
     from cleftcli.blockwise.ledger import Ledger
-    from cleftcli.jobs.predict import Settings, predict
+    from cleftcli.jobs.predict import predict
+from cleftcli.prediction_plan import Settings
     from cleftcli.volumes.chunked import Chunked
 
     volume, folder, checkpoint = sys.argv[1:]

@@ -41,8 +41,9 @@ def voxels(roi):
 @st.composite
 def grids(draw):
     shape, tile = draw(three(1, 14)), draw(three(1, 7))
-    stride = tuple(draw(st.integers(1, t)) for t in tile)
-    return TileGrid(shape, tile, stride)
+    context = tuple(draw(st.integers(0, (t - 1) // 2)) for t in tile)
+    stride = tuple(draw(st.integers(1, t - 2 * c)) for t, c in zip(tile, context, strict=True))
+    return TileGrid(shape, tile, stride, context)
 
 
 @st.composite
@@ -250,14 +251,26 @@ def test_a_huge_plan_is_made_on_demand():
     assert plan[10**12 - 1] == Block(10**12 - 1, last, last.grow((1, 2, 3)))
 
 
+def decided(grid, tile):
+    """The voxels that a tile decides, from the definition alone, as a set of tuples."""
+
+    def along(axis):
+        low, high = tile.offset[axis], tile.end[axis]
+        near = low + grid.context[axis] if low else low
+        far = high - grid.context[axis] if high < grid.shape[axis] else high
+        return [v for v in range(low, high) if near <= v < far]
+
+    return set(itertools.product(*map(along, range(3))))
+
+
 @settings(max_examples=80, deadline=None)
 @given(grid=grids())
-def test_tiles_cover_every_voxel(grid):
-    """Every voxel of the volume is in at least one tile."""
-    seen = np.zeros(grid.shape, bool)
-    for tile in grid.touching(whole(grid.shape)):
-        seen[tile.intersect(whole(grid.shape)).within(whole(grid.shape))] = True
-    assert seen.all()
+def test_tiles_decide_every_voxel(grid):
+    """Every voxel of the volume is decided by at least one tile: all but the tiles' context."""
+    tiles = grid.touching(whole(grid.shape))
+    assert all(voxels(grid.kept(t)) == decided(grid, t) for t in tiles)
+    assert set().union(*(decided(grid, t) for t in tiles)) >= voxels(whole(grid.shape))
+    assert grid.count(whole(grid.shape)) == len(tiles)
 
 
 @settings(max_examples=80, deadline=None)
@@ -275,10 +288,11 @@ def test_tiles_lie_at_multiples_or_at_the_far_face(grid):
 @settings(max_examples=150, deadline=None)
 @given(case=grids_with_roi())
 def test_touching_tiles_are_those_of_the_whole_grid(case):
-    """The tiles of a box are exactly those of the whole grid that share a voxel with it."""
+    """The tiles of a box are exactly those of the whole grid that decide a voxel of it."""
     grid, roi = case
-    expected = [t for t in all_tiles(grid) if t.intersect(roi).size]
+    expected = [t for t in all_tiles(grid) if decided(grid, t) & voxels(roi)]
     assert grid.touching(roi) == expected
+    assert grid.count(roi) == len(expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -289,7 +303,7 @@ def test_tiles_of_a_voxel_do_not_depend_on_blocks(case, block):
     voxel = Roi(roi.offset, (1, 1, 1))
     for b in BlockPlan(whole(grid.shape), block):
         if b.write.holds(voxel):
-            mine = [t for t in grid.touching(b.write) if t.holds(voxel)]
+            mine = [t for t in grid.touching(b.write) if grid.kept(t).holds(voxel)]
             assert mine == grid.touching(voxel)
 
 
@@ -307,6 +321,15 @@ def test_a_grid_with_gaps_is_refused(stride):
     """Strides beyond the tile, zero or negative are a usage error."""
     with pytest.raises(UsageError, match="gaps"):
         TileGrid((9, 9, 9), (2, 2, 2), stride)
+
+
+@pytest.mark.parametrize(
+    ("stride", "context"), [((1, 1, 3), (2, 0, 1)), ((2, 1, 1), (2, 0, 0)), ((1, 1, 1), (0, -1, 0))]
+)
+def test_a_context_that_leaves_gaps_is_refused(stride, context):
+    """What tiles decide has to meet; a context is no less than 0."""
+    with pytest.raises(UsageError, match="gaps"):
+        TileGrid((9, 9, 9), (4, 4, 4), stride, context)
 
 
 @settings(max_examples=100, deadline=None)

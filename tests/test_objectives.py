@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cleftcli.errors import InputError, UsageError
+from cleftcli.errors import UsageError
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
 from cleftcli.model.losses import (
     balanced_error,
@@ -16,7 +16,7 @@ from cleftcli.model.losses import (
     dice_loss,
     weighted_cross_entropy,
 )
-from cleftcli.model.objectives import OBJECTIVES, objective
+from cleftcli.model.objectives import OBJECTIVES, check_maps, objective
 
 VOXEL_SIZE = (40.0, 8.0, 8.0)
 LN2, LN3 = math.log(2), math.log(3)
@@ -194,57 +194,56 @@ def test_loss_is_a_mean(name, options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("level", [-100.0, 0.0, 100.0, None])
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_every_map_is_from_0_to_1(name, options, dtype):
+    """Maps are (n, z, y, x) float32 in [0, 1] and rise with the output."""
+    learned = objective(name, options)
+    assert next(iter(learned.maps)) == "cleft"
+    for one in learned.maps.values():
+        levels = [one.read(output_of(learned, scale=s).to(dtype)) for s in (1, 100)]
+        assert all(p.shape == (2, 4, 8, 8) and p.dtype == torch.float32 for p in levels)
+        assert all(((p >= 0) & (p <= 1)).all() for p in levels)
+        certain = torch.full((1, learned.channels, 1, 1, 1), 100.0)
+        assert one.read(-certain).item() < 0.01
+        assert one.read(certain).item() > 0.99
+
+
+def test_the_boundary_map_maps_back_to_the_label():
+    """0 stands for -1 and 1 for 1: what the loss compares with the label."""
+    output = output_of(objective("mask_and_boundary"))
+    boundary = objective("mask_and_boundary").maps["boundary"]
+    found = boundary.low + (boundary.high - boundary.low) * boundary.read(output)
+    torch.testing.assert_close(found, output[:, 1].tanh())
+
+
 @pytest.mark.parametrize(
-    "kind",
-    [{"clefts": False}, {"full": True}, {}, {"unknown": True}, {"full": True, "unknown": True}],
+    ("name", "maps"),
+    [
+        ("mask", ("cleft",)),
+        ("mask_and_boundary", ("cleft",)),
+        ("mask_and_boundary", ("cleft", "boundary")),
+    ],
 )
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_loss_and_gradient_are_finite(name, options, kind, level, dtype):
-    """Empty and full masks, certain and wrong outputs, bfloat16: nothing overflows."""
-    learned = objective(name, options)
-    output = output_of(learned) if level is None else torch.full_like(output_of(learned), level)
-    output = output.to(dtype).requires_grad_()
-    parts = learned.loss(output, targets_of(learned, some_ids(**kind)))
-    assert all(p.dtype == torch.float32 and p.shape == () for p in parts.values())
-    assert all(p.isfinite() and p >= 0 for p in parts.values())
-    torch.stack(list(parts.values())).sum().backward()
-    assert output.grad.isfinite().all()
+def test_maps_that_there_are_may_be_asked_for(name, maps):
+    """The probability, and what else an objective has."""
+    check_maps(name, maps)
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_nothing_known_costs_nothing(name, options):
-    """A batch in which nobody knows any voxel has loss 0 and gradient 0."""
-    learned = objective(name, options)
-    output = output_of(learned).requires_grad_()
-    loss = total(learned, output, targets_of(learned, np.full((2, 4, 8, 8), IGNORE, np.uint64)))
-    loss.backward()
-    assert loss.item() == 0
-    assert (output.grad == 0).all()
-
-
-@pytest.mark.parametrize("name", OF_CLEFTS)
-def test_the_right_answer_costs_less(name):
-    """An output that says what the truth says costs less than its opposite."""
-    learned = objective(name)
-    ids = some_ids()
-    right = torch.where(torch.from_numpy(ids == 7), 1.0, -1.0)[:, None]
-    right = right.repeat(1, learned.channels, 1, 1, 1)
-    targets = targets_of(learned, ids)
-    assert total(learned, right, targets) < 0.3 * total(learned, -right, targets)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_probability_is_one(name, options, dtype):
-    """Probability is (n, z, y, x) float32 in [0, 1] and rises with the first channel."""
-    learned = objective(name, options)
-    levels = [learned.probability(output_of(learned, scale=s).to(dtype)) for s in (1, 100)]
-    assert all(p.shape == (2, 4, 8, 8) and p.dtype == torch.float32 for p in levels)
-    assert all(((p >= 0) & (p <= 1)).all() for p in levels)
-    certain = torch.full((1, learned.channels, 1, 1, 1), 100.0)
-    assert learned.probability(-certain).item() < 0.01
-    assert learned.probability(certain).item() > 0.99
+@pytest.mark.parametrize(
+    ("name", "maps", "has"),
+    [
+        ("mask", ("cleft", "boundary"), "has cleft,"),
+        ("mask_and_boundary", ("cleft", "bundary"), "has cleft,boundary,"),
+        ("mask_and_boundary", ("boundary", "cleft"), "cleft to come first"),
+        ("mask_and_boundary", ("boundary",), "cleft to come first"),
+        ("mask_and_boundary", ("cleft", "cleft"), "has cleft,boundary,"),
+        ("distance", ("cleft", ""), "has cleft,"),
+    ],
+)
+def test_maps_that_there_are_not_are_refused(name, maps, has):
+    """A usage error that names those there are."""
+    with pytest.raises(UsageError, match=f"^channels {','.join(maps)}: objective {name} .*{has}"):
+        check_maps(name, maps)
 
 
 @pytest.mark.parametrize("name", OF_CLEFTS)
@@ -296,7 +295,7 @@ def test_distance_by_hand():
 def test_the_surface_of_a_cleft_is_probability_one_half():
     """The distance of 0 is 0.5; -1 and 1 are the ends, and what lies beyond them."""
     levels = torch.tensor([-3.0, -1, -0.5, 0, 0.5, 1, 3]).reshape(1, 1, 1, 1, 7)
-    found = objective("distance").probability(levels)
+    found = objective("distance").maps["cleft"].read(levels)
     assert found.flatten().tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1]
 
 
@@ -327,9 +326,8 @@ def test_patches_may_be_normalised_before():
 
 
 def test_a_masked_autoencoder_knows_no_clefts():
-    """It is no checkpoint to predict with, and says what to do."""
-    with pytest.raises(InputError, match="init_from"):
-        objective("reconstruction").probability(torch.zeros(1, 2, 1, 1, 1))
+    """It has no map to predict."""
+    assert objective("reconstruction").maps == {}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Prediction of any box of a volume equals that of the whole, to the bit."""
 
+import itertools
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,9 +15,16 @@ from torch.nn import functional
 from cleftcli.errors import UsageError
 from cleftcli.geometry import BlockPlan, Roi, whole
 from cleftcli.model import build
-from cleftcli.model.inference import Predictor
-from cleftcli.model.objectives import objective
-from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
+from cleftcli.model.inference import Predictor, bump_window
+from cleftcli.model.objectives import Map, objective
+from cleftcli.prediction import (
+    Tiling,
+    map_address,
+    predict_roi,
+    quantise,
+    read_input,
+    tile_grid,
+)
 from cleftcli.volumes import Space, Volume
 from cleftcli.volumes.volume import InMemory
 
@@ -23,8 +32,7 @@ from cleftcli.volumes.volume import InMemory
 class FirstChannel:
     """An objective that takes the network's first channel for the probability."""
 
-    def probability(self, output):
-        return output[:, 0].float()
+    maps: ClassVar = {"cleft": Map(lambda output: output[:, 0].float())}
 
 
 class Identity(nn.Module):
@@ -80,7 +88,7 @@ def predict(network, data, tiling, roi=None, **options):
     found = predict_roi(
         predictor(network, **options), volume_of(data), (0, 255), tiling, roi or whole(data.shape)
     )
-    return found.probability
+    return found[0]
 
 
 def in_blocks(network, data, tiling, block, roi=None, **options):
@@ -97,28 +105,102 @@ def edges(low, high):
 
 
 @st.composite
-def tilings(draw):
-    """A volume, a tile (perhaps larger), an overlap (perhaps none) and a block."""
+def grids(draw):
+    """The tiles of a volume, perhaps larger than it, with or without overlap and context."""
     shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 20), st.integers(1, 20)))
     tile = draw(st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)))
-    overlap = tuple(draw(st.integers(0, n - 1)) for n in tile)
-    block = draw(st.tuples(st.integers(2, 9), st.integers(4, 20), st.integers(4, 20)))
-    return shape, tile, overlap, block
+    context = tuple(draw(st.integers(0, (n - 1) // 2)) for n in tile)
+    overlap = tuple(draw(st.integers(2 * c, n - 1)) for n, c in zip(tile, context, strict=True))
+    return tile_grid(shape, tile, overlap, context)
+
+
+def partly_empty(shape, corner):
+    """Noise, but one level in the octant of that corner, so that some tiles show nothing."""
+    data = noise(shape)
+    halves = [(slice(n // 2), slice(n // 2, None)) for n in shape]
+    data[tuple(half[c] for half, c in zip(halves, corner, strict=True))] = 7
+    return data
 
 
 @pytest.mark.parametrize("name", FAKES)
 @settings(max_examples=40, deadline=None)
-@given(case=tilings(), blend=st.sampled_from(["bump", "none"]), batch_size=st.integers(1, 3))
-def test_blocks_equal_the_whole(name, case, blend, batch_size):
-    """Whatever the volume, tile, overlap and block: the blocks put together are the whole."""
-    shape, tile, overlap, block = case
-    data, network = noise(shape), FAKES[name]()
-    tiling = Tiling(tile_grid(shape, tile, overlap), blend)
+@given(
+    grid=grids(),
+    block=st.tuples(st.integers(2, 9), st.integers(4, 20), st.integers(4, 20)),
+    blend=st.sampled_from(["bump", "none"]),
+    batch_size=st.integers(1, 3),
+    corner=st.tuples(*[st.booleans()] * 3),
+)
+def test_blocks_equal_the_whole(name, grid, block, blend, batch_size, corner):
+    """Whatever the volume, the tiles and the block: the blocks put together are the whole."""
+    data, network = partly_empty(grid.shape, corner), FAKES[name]()
+    shape, tiling = grid.shape, Tiling(grid, blend)
     expected = predict(network, data, tiling)
     assert expected.dtype == np.float32
     assert expected.shape == shape
     found = in_blocks(network, data, tiling, block, batch_size=batch_size)
     assert np.array_equal(found, expected)
+
+
+def naive(network, data, grid, blend):
+    """The whole volume from the definition: every tile, what it decides, and its weight there."""
+    raw = data / np.float32(255) * 2 - 1
+    total, weights = np.zeros(data.shape), np.zeros(data.shape)
+    axes = []
+    for length, tile, stride in zip(grid.shape, grid.tile, grid.stride, strict=True):
+        axes.append([*range(0, max(length - tile, 0), stride), max(length - tile, 0)])
+    beyond = [(0, max(t - n, 0)) for t, n in zip(grid.tile, grid.shape, strict=True)]
+    padded = np.pad(raw, beyond, mode="reflect").astype(np.float32)
+    for corner in itertools.product(*axes):
+        box = tuple(slice(o, o + t) for o, t in zip(corner, grid.tile, strict=True))
+        shown = torch.from_numpy(padded[box].copy())[None, None]
+        shown[:, :, (shown[0, 0] == shown[0, 0, :, :1, :1]).all((1, 2))] = 0
+        found = network(shown)[0, 0].numpy() if shown.any() else np.zeros(grid.tile)
+        low = [c if o else 0 for o, c in zip(corner, grid.context, strict=True)]
+        ends = zip(corner, grid.tile, grid.context, grid.shape, strict=True)
+        high = [t - c if o + t < n else t for o, t, c, n in ends]
+        weight = np.zeros(padded.shape)
+        kept = tuple(slice(o + a, o + b) for o, a, b in zip(corner, low, high, strict=True))
+        weight[kept] = bump_window([b - a for a, b in zip(low, high, strict=True)])
+        weight = weight[tuple(slice(n) for n in data.shape)]
+        values = np.zeros(padded.shape)
+        values[box] = found
+        values = values[tuple(slice(n) for n in data.shape)]
+        if blend == "none":
+            total[weight > 0], weights[weight > 0] = values[weight > 0], 1
+        else:
+            total, weights = total + values * weight, weights + weight
+    assert (weights > 0).all()
+    return total / weights
+
+
+@pytest.mark.parametrize("name", FAKES)
+@settings(max_examples=40, deadline=None)
+@given(
+    grid=grids(), blend=st.sampled_from(["bump", "none"]), corner=st.tuples(*[st.booleans()] * 3)
+)
+def test_the_whole_by_its_definition(name, grid, blend, corner):
+    """An independent prediction of the whole volume, tile by tile, finds the same everywhere."""
+    data, network = partly_empty(grid.shape, corner), FAKES[name]()
+    found = predict(network, data, Tiling(grid, blend))
+    np.testing.assert_allclose(found, naive(network, data, grid, blend), atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    more=st.tuples(*[st.integers(0, 12)] * 3),
+    context=edges(1, 2),
+    blend=st.sampled_from(["bump", "none"]),
+    data=st.data(),
+)
+def test_no_face_of_a_tile_shows_behind_enough_context(more, context, blend, data):
+    """A network that looks at its neighbours gives what it gives for the whole volume at once."""
+    tile = tuple(2 * c + data.draw(st.integers(2, 5)) for c in context)
+    shape = tuple(t + m for t, m in zip(tile, more, strict=True))
+    raw = noise(shape)
+    found = predict(Box(), raw, Tiling(tile_grid(shape, tile, None, context), blend))
+    expected = Box()(torch.from_numpy(raw / np.float32(255) * 2 - 1)[None, None])[0, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -144,15 +226,20 @@ def test_blocks_equal_the_whole_with_cleftnet(shape, blend):
     options = {"channels": [4, 6, 8], "key_channels": 4}
     network = build("cleftnet", out_channels=2, input_shape=(4, 16, 16), options=options).eval()
     real = Predictor(
-        network, objective("mask_and_boundary"), torch.device("cpu"), "float32", batch_size=3
+        network,
+        objective("mask_and_boundary"),
+        torch.device("cpu"),
+        "float32",
+        batch_size=3,
+        maps=("cleft", "boundary"),
     )
     data = noise(shape)
     tiling = Tiling(tile_grid(shape, (4, 16, 16)), blend)
-    expected = predict_roi(real, volume_of(data), (0, 255), tiling, whole(shape)).probability
+    expected = predict_roi(real, volume_of(data), (0, 255), tiling, whole(shape))
     found = np.zeros_like(expected)
     for block in BlockPlan(whole(shape), (3, 17, 23)):
         part = predict_roi(real, volume_of(data), (0, 255), tiling, block.write)
-        found[block.write.within(whole(shape))] = part.probability
+        found[:, *block.write.within(whole(shape))] = part
     torch.set_num_threads(threads)
     assert expected.std() > 1e-4
     assert np.array_equal(found, expected)
@@ -210,13 +297,23 @@ def test_constant_sections_are_grey_and_counted():
     data = noise((6, 8, 8))
     data[1], data[4] = 0, 255
     tiling = Tiling(tile_grid(data.shape, (4, 8, 8)), "bump")
-    found = predict_roi(predictor(Identity()), volume_of(data), (0, 255), tiling, whole(data.shape))
-    assert found.constant_sections == [1, 4]
-    np.testing.assert_allclose(found.probability[[1, 4]], 0.5, atol=1e-6)
-    np.testing.assert_allclose(found.probability[[0, 2, 3, 5]], data[[0, 2, 3, 5]] / 255, atol=1e-5)
-    box = Roi((2, 0, 0), (3, 8, 8))
-    part = predict_roi(predictor(Identity()), volume_of(data), (0, 255), tiling, box)
-    assert part.constant_sections == [4]
+    found = predict(Identity(), data, tiling)
+    np.testing.assert_allclose(found[[1, 4]], 0.5, atol=1e-6)
+    np.testing.assert_allclose(found[[0, 2, 3, 5]], data[[0, 2, 3, 5]] / 255, atol=1e-5)
+    for box, constant in ((whole(data.shape), [1, 4]), (Roi((2, 0, 0), (3, 8, 8)), [4])):
+        shown = read_input(volume_of(data), (0, 255), tiling.grid, box)
+        assert shown.constant_sections == constant
+        assert not shown.empty
+
+
+def test_a_box_is_empty_where_nothing_that_decides_it_has_contrast():
+    """What lies around it counts, for tiles look there."""
+    data = np.full((4, 8, 24), 9, np.uint8)
+    data[0, 0, 0] = 10
+    grid = tile_grid(data.shape, (4, 8, 8), (0, 0, 4))
+    boxes = [Roi((0, 0, x), (4, 8, 4)) for x in range(0, 24, 4)]
+    found = [read_input(volume_of(data), (0, 255), grid, box).empty for box in boxes]
+    assert found == [False, False, True, True, True, True]
 
 
 def test_intensities_are_read_in_the_stated_range():
@@ -226,7 +323,7 @@ def test_intensities_are_read_in_the_stated_range():
     found = predict_roi(
         predictor(Identity()), volume_of(data), (1000, 3000), tiling, whole(data.shape)
     )
-    np.testing.assert_allclose(found.probability[0, 0], [0, 0, 0.5, 1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(found[0, 0, 0], [0, 0, 0.5, 1, 1, 1], atol=1e-6)
 
 
 def test_tiles_overlap_by_a_quarter():
@@ -234,6 +331,21 @@ def test_tiles_overlap_by_a_quarter():
     assert tile_grid((99, 99, 99), (8, 128, 64)).stride == (6, 96, 48)
     assert tile_grid((99, 99, 99), (8, 128, 64), (0, 0, 0)).stride == (8, 128, 64)
     assert tile_grid((99, 99, 99), (3, 2, 1)).stride == (3, 2, 1)
+
+
+def test_tiles_overlap_by_twice_their_context_at_least():
+    """Where nobody states it; who states less is told what it takes, in a line."""
+    assert tile_grid((99, 99, 99), (8, 128, 64), None, (1, 20, 4)).stride == (6, 88, 48)
+    assert tile_grid((99, 99, 99), (8, 128, 64), (2, 40, 8), (1, 20, 4)).stride == (6, 88, 56)
+    with pytest.raises(UsageError, match=r"overlap of \(2, 40, 8\) at least, not \(2, 39, 8\)$"):
+        tile_grid((99, 99, 99), (8, 128, 64), (2, 39, 8), (1, 20, 4))
+
+
+@pytest.mark.parametrize("context", [(4, 0, 0), (0, 8, 0), (0, 0, 9)])
+def test_a_context_that_leaves_nothing_is_refused(context):
+    """A tile has to decide a voxel at least."""
+    with pytest.raises(UsageError, match="leave gaps"):
+        tile_grid((99, 99, 99), (8, 16, 16), None, context)
 
 
 @pytest.mark.parametrize("overlap", [(8, 0, 0), (0, 17, 0), (0, 0, -1)])
@@ -250,3 +362,17 @@ def test_probability_is_stored_rounded():
     halves = np.float32([0, 0.0019, 0.0020, 0.9980, 0.9981, 1])
     assert quantise(halves).tolist() == [math.floor(h * 255 + 0.5) for h in halves.tolist()]
     assert quantise(halves).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("output", "boundary"),
+    [
+        ("a.zarr/cleft", "a.zarr/boundary"),
+        ("a.zarr/volumes/my_cleft", "a.zarr/volumes/my_boundary"),
+        ("a.n5/first", "a.n5/first_boundary"),
+    ],
+)
+def test_a_further_map_lies_beside(output, boundary):
+    """In the same container, under a name of its own."""
+    assert map_address(output, "boundary") == boundary
+    assert map_address(output, "cleft") == output

@@ -2,7 +2,7 @@
 
 from cleftcli.blockwise.ledger import Ledger, Standing, is_held, ledgers, refuse_if_held, standing
 from cleftcli.blockwise.schedule import Process, run
-from cleftcli.blockwise.workers import HERE, Workers
+from cleftcli.blockwise.workers import HERE, Workers, in_a_process, threads_here
 
 __all__ = [
     "HERE",
@@ -10,9 +10,11 @@ __all__ = [
     "Process",
     "Standing",
     "Workers",
+    "in_a_process",
     "is_held",
     "ledgers",
     "refuse_if_held",
     "run",
     "standing",
+    "threads_here",
 ]

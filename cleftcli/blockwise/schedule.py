@@ -70,7 +70,7 @@ def run(
             over.
     """
     with connected(workers, process.at_once) as client, stoppable() as stop:
-        if workers.elsewhere or workers.count > 1 or workers.gpus:
+        if not workers.alone:
             _check(client)
         flight = _Flight(client, process, stop, finished, failed, workers.patience)
         flight.complete(blocks, ahead=process.at_once + 1)

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import importlib
 import logging
+import multiprocessing
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
-from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get_worker
 
 from cleftcli.errors import InputError, ResourceError, UsageError
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 LOOPBACK = "127.0.0.1:0"
 SECONDS_TO_JOIN = 60.0  # for the first worker of a scheduler that somebody else started
@@ -39,11 +42,11 @@ QUEUES = {
 class Workers:
     """Who does the blocks; without a scheduler or cluster, `count` workers on this machine.
 
-    A single worker without GPUs lives in this process. `gpus` names the device of each worker
-    (CUDA_VISIBLE_DEVICES), each a process of its own.
+    None is one, or one for each GPU. A single worker without GPUs lives in this process. `gpus`
+    names the device of each worker (CUDA_VISIBLE_DEVICES), each a process of its own.
     """
 
-    count: int = 1
+    count: int | None = None
     gpus: tuple[str, ...] = ()
     scheduler: str | None = None  # address, or scheduler file
     cluster: Path | None = None  # TOML for dask-jobqueue
@@ -55,6 +58,16 @@ class Workers:
             raise UsageError("--scheduler and --cluster exclude each other")
         if self.part and not 1 <= self.part[0] <= self.part[1]:
             raise UsageError("--part {}/{}: i/n with 1 <= i <= n".format(*self.part))
+
+    @property
+    def processes(self) -> int:
+        """How many workers this machine has."""
+        return len(self.gpus) or self.count or 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether the only worker is this process."""
+        return not self.elsewhere and not self.gpus and self.processes == 1
 
     @property
     def elsewhere(self) -> bool:
@@ -113,7 +126,7 @@ def _joined(scheduler: str) -> Client:
 
 def _local(workers: Workers, threads: int) -> SpecCluster:
     """Workers on this machine, reachable from nowhere else."""
-    if workers.count == 1 and not workers.gpus:
+    if workers.alone:
         return LocalCluster(
             n_workers=1,
             threads_per_worker=threads,
@@ -127,7 +140,7 @@ def _local(workers: Workers, threads: int) -> SpecCluster:
             host="127.0.0.1",
         )
     here = {"host": "127.0.0.1", "dashboard_address": LOOPBACK}
-    seen = workers.gpus or (os.environ.get("CUDA_VISIBLE_DEVICES"),) * workers.count
+    seen = workers.gpus or (os.environ.get("CUDA_VISIBLE_DEVICES"),) * workers.processes
     return SpecCluster(
         scheduler={"cls": Scheduler, "options": {**here, "dashboard": False}},
         workers={
@@ -171,3 +184,14 @@ def _queued(path: Path) -> Any:
         raise InputError(f"{path}: {error}") from error
     cluster.scale(jobs=jobs)
     return cluster
+
+
+def threads_here() -> int:
+    """How many threads the worker that calls this was given."""
+    return int(get_worker().state.nthreads)
+
+
+def in_a_process(work: Callable[[], Result]) -> Result:
+    """What `work` returns, done by a process of its own: what it takes of a GPU ends with it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work).result()

@@ -131,7 +131,7 @@ def parse_workers(
     if part and not (len(numbers) == 2 and all(n.isdecimal() for n in numbers)):
         raise UsageError(f"--part {part!r}: i/n, such as 3/16")
     chosen = (int(numbers[0]), int(numbers[1])) if part else None
-    return Workers(workers or 1, (), scheduler, cluster, chosen, patience)
+    return Workers(workers, (), scheduler, cluster, chosen, patience)
 
 
 def parse_voxel_size(text: str | None) -> tuple[float, float, float] | None:

@@ -36,11 +36,34 @@ OutputOption = Annotated[
 ]
 OverlapOption = Annotated[
     str | None,
-    typer.Option(help="Voxels z,y,x that tiles share with the next. Default: a quarter of a tile."),
+    typer.Option(
+        help="Voxels z,y,x that tiles share with the next. Default: a quarter of a tile, or twice "
+        "the context."
+    ),
+]
+ContextOption = Annotated[
+    str,
+    typer.Option(help="Voxels z,y,x at a tile's faces that it leaves to the tile next to it."),
 ]
 BlendOption = Annotated[str, typer.Option(help="bump, or none: tiles stacked as in the paper.")]
+TtaOption = Annotated[
+    str, typer.Option(help="none, or flips: the mean over the 8 flips of z, y and x of each tile.")
+]
+ChannelsOption = Annotated[
+    str,
+    typer.Option(
+        help="cleft, or cleft,boundary: also write what else the network says, beside the output."
+    ),
+]
 BlockOption = Annotated[str | None, typer.Option(help="Voxels z,y,x of a unit of work.")]
-BatchOption = Annotated[int | None, typer.Option(min=1, help="Tiles at once. Default: 2, GPU 8.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tiles at once. Default: 2; on a GPU the power of two that fits, which is measured: "
+        "state it to continue on another card.",
+    ),
+]
 PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
 DtypeOption = Annotated[str, typer.Option(help="uint8 (0..255 is 0..1) or float32.")]
 RangeOption = Annotated[
@@ -52,6 +75,13 @@ MismatchOption = Annotated[
         "--allow-voxel-size-mismatch", help="Predict voxels unlike those that were trained on."
     ),
 ]
+MaskOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Predict where this volume is not 0; it may be coarser."),
+]
+PyramidOption = Annotated[
+    bool, typer.Option("--pyramid", help="Also write coarser levels, for viewers.")
+]
 DryRunOption = Annotated[bool, typer.Option("-n", "--dry-run", help="Plan, compute nothing.")]
 
 
@@ -61,7 +91,10 @@ def main(
     checkpoint: CheckpointOption = None,
     roi: RoiOption = None,
     overlap: OverlapOption = None,
+    context: ContextOption = "0",
     blend: BlendOption = "bump",
+    tta: TtaOption = "none",
+    channels: ChannelsOption = "cleft",
     block: BlockOption = None,
     batch_size: BatchOption = None,
     device: DeviceOption = "auto",
@@ -79,6 +112,8 @@ def main(
     axes: AxesOption = None,
     channel: ChannelOption = None,
     missing: MissingOption = "fill",
+    mask: MaskOption = None,
+    pyramid: PyramidOption = False,
     dry_run: DryRunOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -91,15 +126,19 @@ def main(
     cleft predict volume.zarr --dry-run
     """
     from cleftcli.jobs import predict as job
+    from cleftcli.prediction_plan import Settings
 
     low_high = numbers(intensity_range, 2)
-    settings = job.Settings(
+    settings = Settings(
         volume=volume,
         output=output,
         checkpoint=checkpoint,
         roi=roi,
         overlap=None if overlap is None else parse_zyx(overlap),
+        context=parse_zyx(context),
         blend=blend,
+        tta=tta,
+        channels=tuple(channels.split(",")),
         block=None if block is None else parse_zyx(block),
         batch_size=batch_size,
         device=device,
@@ -110,13 +149,14 @@ def main(
         intensity_range=None if low_high is None else (low_high[0], low_high[1]),
         reading=parse_reading(voxel_size, axes, channel),
         missing=missing,
+        mask=mask,
         any_voxel_size=allow_voxel_size_mismatch,
     )
     if dry_run:
-        planned = job.plan(settings).summary()
+        planned = job.dry_run(settings)
         report.result(planned, as_json=json, text=report.table(list(planned.items())))
         return
     with report.progress("blocks") as shown:
-        found = job.predict(settings, overwrite=overwrite, report=shown)
+        found = job.predict(settings, overwrite=overwrite, report=shown, pyramid=pyramid)
     report.result(found, as_json=json, text=found["output"])
     report.hint(f"cleft segment {found['output']} -o clefts.zarr --table clefts.csv")

@@ -3,217 +3,35 @@
 from __future__ import annotations
 
 import logging
-import math
+import time
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from cleftcli.blockwise import HERE, Workers
-from cleftcli.errors import InputError, UsageError
-from cleftcli.geometry import BlockPlan, Zyx, fit_block, fit_chunk, parse_roi
-from cleftcli.inspection import (
-    Missing,
-    check_voxel_size,
-    doubts,
-    intensity_doubts,
-    look,
-    scan_input,
-    still_the_same,
-)
-from cleftcli.machine import cores
-from cleftcli.model import checkpoint
-from cleftcli.model.checkpoint import Checkpoint
-from cleftcli.model.device import choose_device, choose_precision, tiles_at_once
-from cleftcli.model.inference import BLENDS
-from cleftcli.model.objectives import NO_CLEFTS
-from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room
-from cleftcli.prediction import PredictBlock, Tiling, tile_grid
+from cleftcli.geometry import Roi, zyx
+from cleftcli.inspection import still_the_same
+from cleftcli.prediction import predict_roi
+from cleftcli.prediction_plan import Plan, Settings, plan
+from cleftcli.pyramid import make_pyramid
 from cleftcli.resumable import Outcome, Report, make
-from cleftcli.volumes import (
-    AS_STORED,
-    Reading,
-    Scan,
-    Space,
-    Volume,
-    open_volume,
-    split_address,
-    write_attributes,
-)
-from cleftcli.volumes.intensity import Range, intensity_range
+from cleftcli.run_record import RunRecord
+from cleftcli.volumes import write_attributes
 
 log = logging.getLogger(__name__)
 
-DTYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
-PROBABILITY_IS = {"uint8": "value / 255", "float32": "value"}
 MOST_IN_BLACK = 0.01  # share of positives where there is no tissue, before it is worth a word
-BYTES_PER_VOXEL = 17  # raw uint8 and float32, sum, weights, result
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What `predict` was asked for; None means the default of the checkpoint or the device."""
-
-    volume: str
-    output: str | None = None
-    checkpoint: Path | None = None
-    roi: str | None = None
-    overlap: Zyx | None = None
-    blend: str = "bump"
-    block: Zyx | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    workers: Workers = HERE
-    dtype: str = "uint8"
-    format: str | None = None
-    intensity_range: Range | None = None
-    reading: Reading = AS_STORED
-    missing: Missing = "fill"
-    any_voxel_size: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything about a prediction before the first voxel is computed."""
-
-    settings: Settings
-    volume: Volume
-    checkpoint_path: Path
-    checkpoint: Checkpoint
-    blocks: BlockPlan
-    process: PredictBlock
-    scan: Scan
-    warnings: list[str]
-
-    @cached_property
-    def output(self) -> Output:
-        """The volume to make."""
-        space = self.volume.space
-        size = space.voxel_size or (0.0, 0.0, 0.0)
-        roi = self.blocks.roi
-        z, y, x = (o + n * v for o, n, v in zip(space.offset, roi.offset, size, strict=True))
-        attributes: dict[str, Any] = {"content": "probability", "run": self.fingerprint}
-        attributes["probability_is"] = PROBABILITY_IS[self.settings.dtype]
-        if self.checkpoint.threshold is not None:
-            attributes["threshold"] = self.checkpoint.threshold
-        return Output(
-            address=self.process.output,
-            plan=self.blocks,
-            dtype=DTYPES[self.settings.dtype],
-            chunks=fit_chunk(self.blocks.block, CHUNK),
-            space=Space(space.voxel_size, (z, y, x)),
-            attributes=attributes,
-            format=self.settings.format,
-        )
-
-    @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """Every setting that changes a voxel."""
-        return {
-            "volume": self.volume.address,
-            "shape": list(self.volume.shape),
-            "dtype": str(self.volume.dtype),
-            "axes": self.volume.axes,
-            "intensity_range": list(self.process.black_white),
-            "checkpoint": checkpoint.digest(self.checkpoint_path),
-            "tile": list(self.process.tiling.grid.tile),
-            "stride": list(self.process.tiling.grid.stride),
-            "blend": self.settings.blend,
-            "output_dtype": self.settings.dtype,
-            "device": self.process.device.split(":")[0],
-            "precision": self.process.precision,
-            "batch_size": self.process.batch_size,
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """What the run will do and need, for a person or a script."""
-        grid, roi = self.process.tiling.grid, self.blocks.roi
-        tiles = math.prod(len(grid.starts(a, roi.offset[a], roi.end[a])) for a in range(3))
-        itemsize = np.dtype(self.output.dtype).itemsize
-        files = math.prod(-(-n // c) for n, c in zip(roi.shape, self.output.chunks, strict=True))
-        return {
-            "volume": self.volume.address,
-            "shape": list(self.volume.shape),
-            "axes": self.volume.axes,
-            "voxel_size": self.volume.space.voxel_size,
-            "intensity_range": list(self.process.black_white),
-            "roi": str(roi),
-            "output": self.output.address,
-            "checkpoint": str(self.checkpoint_path),
-            "network": self.checkpoint.network,
-            "tile": list(grid.tile),
-            "stride": list(grid.stride),
-            "tiles": tiles,
-            "blocks": len(self.blocks),
-            "block": list(self.blocks.block),
-            "device": self.process.device,
-            "precision": self.process.precision,
-            "memory_bytes_per_worker": math.prod(self.blocks.block) * BYTES_PER_VOXEL,
-            "output_bytes": roi.size * itemsize,
-            "output_files": files,
-            "input": self.scan.summary(),
-            "warnings": self.warnings,
-        }
-
-
-def plan(settings: Settings) -> Plan:
-    """Look at everything, compute nothing.
-
-    Raises:
-        InputError: the volume or checkpoint cannot be used, or their voxel sizes do not fit.
-        ResourceError: the disk does not suffice.
-        UsageError: settings that cannot be meant.
-    """
-    path = settings.checkpoint or checkpoint.shipped()
-    found, _ = checkpoint.load(path)
-    if not found.new_objective().targets:
-        raise InputError(f"{path}: {NO_CLEFTS}")
-    volume = open_volume(settings.volume, reading=settings.reading)
-    check_voxel_size(volume, found.voxel_size, any_size=settings.any_voxel_size)
-    if settings.dtype not in DTYPES:
-        raise UsageError(f"dtype {settings.dtype!r}: {' or '.join(DTYPES)}")
-    if settings.blend not in BLENDS:
-        raise UsageError(f"blend {settings.blend!r}: {' or '.join(BLENDS)}")
-    if settings.block is not None and min(settings.block) < 1:
-        raise UsageError(f"block {settings.block}: every edge takes a voxel at least")
-    overlap = settings.overlap or ((0, 0, 0) if settings.blend == "none" else None)
-    tiling = Tiling(tile_grid(volume.shape, found.input_shape, overlap), settings.blend)
-    roi = parse_roi(settings.roi, volume.shape) if settings.roi else volume.roi
-    block = settings.block or fit_block(roi.shape, CHUNK, BLOCK_VOXELS)
-    device = choose_device(settings.device)
-    output = _output_address(settings)
-    black_white = intensity_range(volume, settings.intensity_range)
-    scan = scan_input(volume, settings.missing, roi)
-    process = PredictBlock(
-        volume=volume.address,
-        reading=settings.reading,
-        missing=settings.missing,
-        checkpoint_path=path.resolve(),
-        device=str(device),
-        precision=choose_precision(settings.precision, device),
-        batch_size=settings.batch_size or tiles_at_once(device),
-        threads=max(cores() // settings.workers.count, 1),
-        tiling=tiling,
-        black_white=black_white,
-        output=output,
-        origin=roi.offset,
-        dtype=settings.dtype,
-        threshold=0.5 if found.threshold is None else found.threshold,
-        ask=scan.missing is None,
-    )
-    seen = intensity_doubts(look(volume, roi), black_white, list(found.intensities))
-    warnings = [*doubts(volume), *seen]
-    planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process, scan, warnings)
-    check_room(planned.output)
-    return planned
-
-
-def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str, Any]:
+def predict(
+    settings: Settings, *, overwrite: bool, report: Report, pyramid: bool = False
+) -> dict[str, Any]:
     """Predict a volume; returns the plan's summary and what came of it.
+
+    Args:
+        settings: what to predict, and how.
+        overwrite: replace an output of cleft made with other settings.
+        report: called with blocks done and blocks in all.
+        pyramid: then make coarser levels of the probability, for viewers.
 
     Raises:
         ConflictError: another run's output is there.
@@ -223,25 +41,37 @@ def predict(settings: Settings, *, overwrite: bool, report: Report) -> dict[str,
     log.info("%s", describe(planned))
     for warning in planned.warnings:
         log.warning("%s: %s", planned.volume.address, warning)
+    record = RunRecord(planned.output.address, planned.workers.part)
+    record.begin({"settings": asdict(settings), "plan": planned.summary()})
     outcome = make(
         planned.output,
         planned.process,
         planned.fingerprint,
-        workers=settings.workers,
+        further=planned.further,
+        skipped=planned.outside,
+        workers=planned.workers,
         overwrite=overwrite,
         report=report,
     )
     seen = _what_was_seen(planned, outcome)
     if outcome.complete:
         write_attributes(outcome.volume, {"input": seen})
-    return {
+    found = {
         **planned.summary(),
         "complete": outcome.complete,
         "blocks_done": outcome.done,
         "blocks_resumed": outcome.resumed,
+        "blocks_skipped": outcome.totals["skipped"],
         "input": seen,
         "threshold": planned.checkpoint.threshold,
+        "levels": [],
     }
+    if pyramid and outcome.complete:
+        found["levels"] = make_pyramid(
+            outcome.volume, workers=planned.workers, overwrite=overwrite, report=report
+        )
+    record.end(found)
+    return found
 
 
 def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
@@ -254,6 +84,7 @@ def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
         **planned.scan.summary(),
         "changed_while_read": not still_the_same(planned.volume, planned.scan, planned.blocks.roi),
         "blocks_with_missing_chunks": outcome.totals["blocks_with_missing_chunks"],
+        "blocks_without_contrast": outcome.totals["empty"],
         "sections_without_contrast": empty,
         "nan_or_inf_voxels": outcome.totals["strange"],
         "positive_voxels": positive,
@@ -271,6 +102,34 @@ def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
     return seen
 
 
+def dry_run(settings: Settings) -> dict[str, Any]:
+    """The plan, and how long it will take: a few tiles from the middle are timed, none written.
+
+    Raises:
+        CleftError: as `plan`.
+    """
+    planned = plan(settings)
+    found = planned.summary()
+    if planned.workers.elsewhere:
+        return found
+    count, seconds = _time_of_tiles(planned)
+    rate = count / seconds * planned.workers.processes
+    return {**found, "tiles_per_second": rate, "seconds": found["tiles_computed"] / rate}
+
+
+def _time_of_tiles(planned: Plan) -> tuple[int, float]:
+    """How many tiles were computed in how many seconds, once warm."""
+    process, roi = planned.process, planned.blocks.roi
+    grid = process.tiling.grid
+    middle = roi.middle(zyx([min(2 * n, s) for n, s in zip(grid.stride, roi.shape, strict=True)]))
+    box = Roi(middle.offset, middle.shape)
+    for _ in range(2):
+        begun = time.monotonic()
+        predict_roi(process.predictor(), planned.volume, process.black_white, process.tiling, box)
+        seconds = time.monotonic() - begun
+    return len(grid.touching(box)), seconds
+
+
 def describe(planned: Plan) -> str:
     """The plan in two lines."""
     s = planned.summary()
@@ -282,13 +141,3 @@ def describe(planned: Plan) -> str:
         f"{s['network']} on {s['device']} in {s['precision']}: {s['tiles']} tiles of "
         f"{'x'.join(map(str, s['tile']))} in {s['blocks']} blocks -> {s['output']}"
     )
-
-
-def _output_address(settings: Settings) -> str:
-    """`-o`, or the volume's name with .cleft.zarr (.n5) here; the dataset is `cleft`."""
-    if settings.output is None:
-        stem = Path(split_address(settings.volume)[0]).name.rsplit(".", 1)[0]
-        return f"{stem}.cleft.{'n5' if settings.format == 'n5' else 'zarr'}/cleft"
-    check_output(settings.output, settings.volume)
-    container, dataset = split_address(settings.output)
-    return f"{container}/{dataset or 'cleft'}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from cleftcli.errors import ResourceError, UsageError
+from cleftcli.errors import DeviceLost, ResourceError, UsageError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -32,6 +34,14 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ResourceError(f"device {name}: {torch.cuda.device_count()} GPUs are usable here")
     return device
+
+
+def visible_gpus(name: str) -> list[str]:
+    """The GPUs of this machine that `auto`, `cuda` or `cuda:1` names, for CUDA_VISIBLE_DEVICES."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = stated.split(",") if stated else [str(n) for n in range(torch.cuda.device_count())]
+    chosen = name.partition(":")[2]
+    return [every[int(chosen)]] if chosen else every
 
 
 def choose_precision(name: str, device: torch.device, *, training: bool = False) -> str:
@@ -85,3 +95,31 @@ def tiles_at_once(device: torch.device) -> int:
     a single tile of few channels.
     """
     return 2 if device.type == "cpu" else 8
+
+
+@contextmanager
+def device_errors(device: torch.device, what: str) -> Iterator[None]:
+    """Say what a device's errors inside this context mean.
+
+    Raises:
+        DeviceLost: CUDA failed; this process gets no further result from the GPU.
+        ResourceError: the device has no memory for `what`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(device, what, error) from error
+    except RuntimeError as error:
+        # the libraries of CUDA report through plain RuntimeErrors
+        if isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error"):
+            raise DeviceLost(f"{device} was lost: {str(error).splitlines()[0]}") from error
+        raise
+
+
+def out_of_memory(device: torch.device, what: str, error: torch.OutOfMemoryError) -> ResourceError:
+    """What does not fit, how much was asked for, free and taken by whom, and what to do."""
+    measured = str(error).split(" Of the allocated memory")[0]
+    return ResourceError(
+        f"{device} has no memory for {what}: {measured} Stop what else runs on it, "
+        "or try --precision bfloat16 or --device cpu"
+    )

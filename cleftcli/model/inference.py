@@ -1,4 +1,4 @@
-"""Tiles in, probability out: batches of network inputs, blended over a box.
+"""Tiles in, maps out: batches of network inputs, blended over a box on the device that computes.
 
 Knows tensors and boxes of voxels, no files.
 """
@@ -7,30 +7,45 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cleftcli.errors import ResourceError
-from cleftcli.geometry import Roi, Zyx
+from cleftcli.geometry import Roi, TileGrid, Zyx, hull
 from cleftcli.model import checkpoint
-from cleftcli.model.device import autocast
+from cleftcli.model.device import autocast, device_errors, out_of_memory
 from cleftcli.model.objectives import Objective
 
+log = logging.getLogger(__name__)
+
 BLENDS = ("bump", "none")
+# test-time augmentation: name -> the axes of (n, c, z, y, x) to flip, beside the tile as it is
+TTA: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": (),
+    "flips": ((2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)),
+}
+Voxels = TypeVar("Voxels", np.ndarray, Tensor)
+_loading = threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Predictor:
     """A network ready to predict: where, how precisely, how many tiles at once.
 
     The last batch of a box is filled up with copies: a tile is then always computed in a batch
-    of the same size, and its values do not depend on which other tiles it came with.
+    of the same size, and its values do not depend on which other tiles it came with. Where the
+    device has no memory for a batch, `batch_size` is halved from there on.
+
+    `maps` are those of the objective to give, `tta` a row of TTA. `threads` are those of the CPU.
     """
 
     network: nn.Module
@@ -38,40 +53,94 @@ class Predictor:
     device: torch.device
     precision: str
     batch_size: int = 1
+    tta: str = "none"
+    maps: tuple[str, ...] = ("cleft",)
+    threads: int = field(default_factory=torch.get_num_threads)
+    _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
-    def probabilities(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
-        """Cleft probability of each tile: (n, z, y, x) float32 in [0, 1].
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute inside this context, one thread at a time.
+
+        OpenMP counts threads for each calling thread: oneDNN takes all cores in one that never
+        said how many.
+        """
+        with self._turn, torch.inference_mode():
+            torch.set_num_threads(self.threads)
+            yield
+
+    def predict(self, tiles: Tensor) -> Tensor:
+        """The maps of each tile: (n, maps, z, y, x) float32 in [0, 1], on the device.
 
         Args:
-            tiles: up to batch_size of (z, y, x) float32 in [-1, 1].
+            tiles: (n, 1, z, y, x) float32 in [-1, 1], on the device.
 
         Raises:
-            ResourceError: the device has no memory for the batch.
+            ResourceError: the device has no memory for one tile.
         """
-        filled = [*tiles, *[tiles[-1]] * (self.batch_size - len(tiles))]
-        batch = torch.from_numpy(np.stack(filled)[:, None])
-        batch = batch.to(self.device, memory_format=torch.channels_last_3d)
-        try:
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                found = self.objective.probability(self.network(batch))
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"the device has no memory for batches of {self.batch_size} tiles; "
-                f"try --batch-size {max(self.batch_size // 2, 1)} ({error})"
-            ) from error
-        return np.asarray(found[: len(tiles)].cpu().numpy())
+        while True:
+            try:
+                return torch.cat(
+                    [self.compute(part) for part in torch.split(tiles, self.batch_size)]
+                )
+            except torch.OutOfMemoryError as error:
+                if self.batch_size == 1:
+                    raise out_of_memory(self.device, "one tile", error) from error
+                less = self.batch_size // 2
+                said = "%s has no memory for %d tiles at once: %d from here on"
+                log.warning(said, self.device, self.batch_size, less)
+                self.batch_size = less
+
+    def compute(self, tiles: Tensor) -> Tensor:
+        """As `predict`, of up to `batch_size` tiles at once, whether there is memory or not."""
+        count = len(tiles)
+        if count < self.batch_size:
+            last = tiles[-1:].expand(self.batch_size - count, *tiles.shape[1:])
+            tiles = torch.cat([tiles, last])
+        total = self._read(tiles)
+        for axes in TTA[self.tta]:
+            total += self._read(tiles.flip(axes)).flip(axes)
+        return total[:count] / (1 + len(TTA[self.tta]))
+
+    def _read(self, tiles: Tensor) -> Tensor:
+        with autocast(self.device, self.precision):
+            output = self.network(tiles.to(memory_format=torch.channels_last_3d))
+            return torch.stack([self.objective.maps[m].read(output) for m in self.maps], dim=1)
+
+
+def load_predictor(
+    path: Path,
+    *,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    threads: int,
+    tta: str = "none",
+    maps: tuple[str, ...] = ("cleft",),
+) -> Predictor:
+    """The predictor of a checkpoint, made once per process, however many threads ask.
+
+    Raises:
+        ResourceError: the device has no memory for the network, or was lost.
+    """
+    with _loading, device_errors(device, "the network"):
+        return _load(
+            path,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            threads=threads,
+            tta=tta,
+            maps=maps,
+        )
 
 
 @functools.lru_cache(maxsize=2)
-def load_predictor(
-    path: Path, *, device: torch.device, precision: str, batch_size: int, threads: int
-) -> Predictor:
-    """The predictor of a checkpoint, made once per process."""
-    torch.set_num_threads(threads)
+def _load(path: Path, *, device: torch.device, **options: Any) -> Predictor:
     found, network = checkpoint.restore(path)
     network = fold_batch_norms(network)
     network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return Predictor(network, found.new_objective(), device, precision, batch_size)
+    return Predictor(network, found.new_objective(), device, **options)
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
@@ -89,46 +158,90 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def predict_box(
-    predictor: Predictor,
-    raw: np.ndarray,
-    *,
-    hull: Roi,
-    tiles: Sequence[Roi],
-    write: Roi,
-    blend: str,
+    predictor: Predictor, raw: np.ndarray, *, grid: TileGrid, write: Roi, blend: str
 ) -> np.ndarray:
-    """Blended cleft probability of the voxels in `write`: (z, y, x) float32 in [0, 1].
+    """Blended maps of the voxels in `write`: (maps, z, y, x) float32 in [0, 1].
 
-    Tiles are accumulated in the order given; as long as that is the grid's order, a voxel's value
-    depends on its own tiles alone, not on the box.
+    Tiles are accumulated in the grid's order: a voxel's value depends on its own tiles alone, not
+    on the box. A tile without contrast is 0 in every map; the network does not see it.
 
     Args:
-        predictor: the network.
-        raw: (z, y, x) float32 in [-1, 1] over `hull`, which holds all tiles.
-        hull: the box that `raw` covers.
-        tiles: those that touch `write`, in raster order.
+        predictor: the network; one thread at a time computes with it.
+        raw: (z, y, x) float32 in [-1, 1] over the hull of the grid's tiles that touch `write`.
+        grid: the tiles of the volume.
         write: the box asked for.
-        blend: "bump" weighs a tile's centre more than its faces; "none" stacks tiles as the paper
-            does, a later one over an earlier.
+        blend: "bump" weighs the centre of what a tile decides more than its faces; "none" stacks
+            tiles as the paper does, a later one over an earlier.
+
+    Raises:
+        DeviceLost: the GPU failed for good.
+        ResourceError: the device has no memory for a block, or for one tile.
     """
-    total = np.zeros(write.shape, np.float32)
-    weights = np.zeros(write.shape, np.float32)
-    bump = bump_window(tiles[0].shape)
-    for batch in _batched(tiles, predictor.batch_size):
-        found = predictor.probabilities([_tile(raw, tile, hull) for tile in batch])
-        for tile, probability in zip(batch, found, strict=True):
-            common = tile.intersect(write)
-            here, there = common.within(write), common.within(tile)
-            if blend == "none":
-                total[here] = probability[there]
-            else:
-                total[here] += probability[there] * bump[there]
-                weights[here] += bump[there]
-    return total if blend == "none" else total / weights
+    tiles = grid.touching(write)
+    box = hull(tiles)
+    lost = [constant_sections(raw[tile.within(box)]) for tile in tiles]
+    with device_errors(predictor.device, "a block (a smaller --block takes less)"):
+        host = torch.from_numpy(raw)
+        host = host if predictor.device.type == "cpu" else host.pin_memory()
+        with predictor.computing():
+            there = host.to(predictor.device, non_blocking=True)
+            views = [there[tile.within(box)] for tile in tiles]
+            found = zip(tiles, _maps(predictor, views, lost), strict=True)
+            total = _blended(found, _zeros(predictor, write.shape), grid, write, blend)
+            return np.asarray(total.cpu().numpy())
 
 
-def _tile(raw: np.ndarray, tile: Roi, hull: Roi) -> np.ndarray:
-    return grey_constant_sections(raw[tile.within(hull)].copy())
+def _maps(predictor: Predictor, views: list[Tensor], lost: list[np.ndarray]) -> Iterator[Tensor]:
+    """(maps, z, y, x) of each tile in order; those that have any contrast in full batches."""
+    seen = [n for n, sections in enumerate(lost) if not sections.all()]
+    found = _predicted(predictor, [views[n] for n in seen], [lost[n] for n in seen])
+    nothing = _zeros(predictor, views[0].shape)
+    for sections in lost:
+        yield nothing if sections.all() else next(found)
+
+
+def _predicted(
+    predictor: Predictor, views: list[Tensor], lost: list[np.ndarray]
+) -> Iterator[Tensor]:
+    size = predictor.batch_size
+    for n in range(0, len(views), size):
+        tiles, grey = torch.stack(views[n : n + size]), np.stack(lost[n : n + size])
+        if grey.any():
+            tiles[torch.from_numpy(grey).to(tiles.device)] = 0
+        yield from predictor.predict(tiles[:, None])
+
+
+def _zeros(predictor: Predictor, shape: Iterable[int]) -> Tensor:
+    return torch.zeros((len(predictor.maps), *shape), device=predictor.device)
+
+
+def _blended(
+    found: Iterable[tuple[Roi, Tensor]], total: Tensor, grid: TileGrid, write: Roi, blend: str
+) -> Tensor:
+    """`total`, zeros over `write`, filled with tiles.
+
+    Multiplied, then added: fused they would be rounded otherwise in the tail of a row, wherever
+    a block happens to put that.
+    """
+    weights = torch.zeros(total.shape[1:], device=total.device)
+    window = functools.cache(lambda shape: torch.from_numpy(bump_window(shape)).to(total.device))
+    for tile, maps in found:
+        kept = grid.kept(tile)
+        common = kept.intersect(write)
+        here, there = common.within(write), common.within(tile)
+        if blend == "none":
+            total[:, *here] = maps[:, *there]
+        else:
+            weight = window(kept.shape)[common.within(kept)]
+            total[:, *here] += maps[:, *there] * weight
+            weights[here] += weight
+    return total if blend == "none" else total.div_(weights)
+
+
+def constant_sections(raw: Voxels) -> Voxels:
+    """Which sections of (..., z, y, x) have no contrast: (..., z) bool."""
+    same: Voxels = (raw == raw[..., :1, :1]).all((-2, -1))
+    return same
 
 
 def grey_constant_sections(raw: np.ndarray) -> np.ndarray:
@@ -139,15 +252,8 @@ def grey_constant_sections(raw: np.ndarray) -> np.ndarray:
 
     Source: Heinrich et al. 2018, in training and prediction alike.
     """
-    flat = raw.reshape(len(raw), -1)
-    raw[flat.min(axis=1) == flat.max(axis=1)] = 0
+    raw[constant_sections(raw)] = 0
     return raw
-
-
-def _batched(tiles: Sequence[Roi], size: int) -> Iterator[list[Roi]]:
-    remaining = iter(tiles)
-    while batch := list(itertools.islice(remaining, size)):
-        yield batch
 
 
 def bump_window(shape: Zyx) -> np.ndarray:

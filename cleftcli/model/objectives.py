@@ -1,4 +1,4 @@
-"""What a network is taught and how its output is read: targets, loss, probability.
+"""What a network is taught and how its output is read: targets, loss, maps.
 
 An objective works with every network, but for `reconstruction`, which is that of `mae`. CleftNet's
 label augmentor is `mask_and_boundary`. Losses are in float32 whatever the network computes in.
@@ -6,14 +6,14 @@ label augmentor is `mask_and_boundary`. Losses are in float32 whatever the netwo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from cleftcli.errors import InputError, UsageError
+from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.model.losses import (
     balanced_error,
@@ -31,11 +31,44 @@ NO_CLEFTS = (
 LEAST_VARIANCE = 1e-6  # of a patch that is normalised
 
 
+@dataclass(frozen=True)
+class Map:
+    """What an output of a network, (n, channels, z, y, x), says of each voxel.
+
+    `read` gives (n, z, y, x) float32 in [0, 1]; 0 stands for `low` and 1 for `high`, in the unit
+    that was learned.
+    """
+
+    read: Callable[[Tensor], Tensor]
+    low: float = 0.0
+    high: float = 1.0
+
+
+def _mask(output: Tensor) -> Tensor:
+    """Sigmoid of channel 0, which is a logit."""
+    return output[:, 0].float().sigmoid()
+
+
+def _boundary(output: Tensor) -> Tensor:
+    """Tanh of channel 1, and -1 becomes 0."""
+    return (output[:, 1].float().tanh() + 1) / 2
+
+
+def _distance(output: Tensor) -> Tensor:
+    """Channel 0 as it is: -1 becomes 0, the surface 0.5, 1 becomes 1."""
+    return (output[:, 0].float().clamp(-1, 1) + 1) / 2
+
+
 class Objective(Protocol):
-    """Targets to ask of the sampler, and what to make of `channels` output channels."""
+    """Targets to ask of the sampler, and what to make of `channels` output channels.
+
+    `maps` is all that it has to say by name: first of all `cleft`, the probability, where it
+    learns of clefts.
+    """
 
     channels: ClassVar[int]
     targets: ClassVar[tuple[str, ...]]
+    maps: ClassVar[Mapping[str, Map]]
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named parts; their sum is minimised.
@@ -43,13 +76,6 @@ class Objective(Protocol):
         Args:
             output: (n, channels, z, y, x).
             batch: each target (n, z, y, x), and `raw` (n, 1, z, y, x) in [-1, 1].
-        """
-
-    def probability(self, output: Tensor) -> Tensor:
-        """(n, z, y, x) float32 in [0, 1].
-
-        Raises:
-            InputError: what was learned says nothing of clefts.
         """
 
 
@@ -63,6 +89,7 @@ class Mask:
 
     channels: ClassVar[int] = 1
     targets: ClassVar[tuple[str, ...]] = ("mask",)
+    maps: ClassVar[Mapping[str, Map]] = {"cleft": Map(_mask)}
     dice: float = 0.0
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -70,10 +97,6 @@ class Mask:
         logit, mask = output[:, 0].float(), batch["mask"]
         parts = {"mask": weighted_cross_entropy(logit, mask)}
         return parts | ({"dice": self.dice * dice_loss(logit, mask)} if self.dice else {})
-
-    def probability(self, output: Tensor) -> Tensor:
-        """Sigmoid of the only channel."""
-        return output[:, 0].float().sigmoid()
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,7 @@ class MaskAndBoundary:
 
     channels: ClassVar[int] = 2
     targets: ClassVar[tuple[str, ...]] = ("mask", "tanh-distance")
+    maps: ClassVar[Mapping[str, Map]] = {"cleft": Map(_mask), "boundary": Map(_boundary, -1, 1)}
     boundary: float = 0.5
     consistency: float = 0.2
     literal: bool = False
@@ -108,10 +132,6 @@ class MaskAndBoundary:
             "consistency": self.consistency * consistency,
         }
 
-    def probability(self, output: Tensor) -> Tensor:
-        """Sigmoid of the mask's channel."""
-        return output[:, 0].float().sigmoid()
-
 
 @dataclass(frozen=True)
 class Distance:
@@ -124,14 +144,11 @@ class Distance:
 
     channels: ClassVar[int] = 1
     targets: ClassVar[tuple[str, ...]] = ("signed-distance",)
+    maps: ClassVar[Mapping[str, Map]] = {"cleft": Map(_distance)}
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"distance": scalar}."""
         return {"distance": balanced_error(output[:, 0].float(), batch["signed-distance"])}
-
-    def probability(self, output: Tensor) -> Tensor:
-        """-1 becomes 0, the surface 0.5, 1 becomes 1."""
-        return (output[:, 0].float().clamp(-1, 1) + 1) / 2
 
 
 @dataclass(frozen=True)
@@ -147,6 +164,7 @@ class Reconstruction:
 
     channels: ClassVar[int] = 2
     targets: ClassVar[tuple[str, ...]] = ()
+    maps: ClassVar[Mapping[str, Map]] = {}
     normalise: Zyx | None = None
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,14 +195,6 @@ class Reconstruction:
         mean, deviation = (unpatchify(t, grid, patch) for t in spread)
         return mean, deviation
 
-    def probability(self, output: Tensor) -> Tensor:  # noqa: ARG002
-        """There is none.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(NO_CLEFTS)
-
 
 OBJECTIVES: dict[str, type[Mask | MaskAndBoundary | Distance | Reconstruction]] = {
     "mask": Mask,
@@ -207,3 +217,16 @@ def objective(name: str, options: Mapping[str, Any] | None = None) -> Objective:
         if option not in known:
             raise UsageError(f"objective {name} has no option {option!r}; it has {known}")
     return OBJECTIVES[name](**checked(f"objective {name}", OBJECTIVES[name], options or {}))
+
+
+def check_maps(name: str, maps: Sequence[str]) -> None:
+    """Refuse maps that an objective does not have.
+
+    Raises:
+        UsageError: it lacks one, one is named twice, or `cleft` is not the first.
+    """
+    has = OBJECTIVES[name].maps
+    if not set(maps) <= has.keys() or len(set(maps)) < len(maps) or maps[:1] != ("cleft",):
+        raise UsageError(
+            f"channels {','.join(maps)}: objective {name} has {','.join(has)}, cleft to come first"
+        )

@@ -140,7 +140,7 @@ def write_levels(volume: Volume, levels: Sequence[Volume]) -> None:
     Raises:
         ResourceError: the disk is full, or may not be written.
     """
-    chunks = [_array(v).chunks for v in (volume, *levels)]
+    chunks = [chunks_behind(v) for v in (volume, *levels)]
     spaces = [v.space for v in (volume, *levels)]
     names = [posixpath.basename(c.dataset) for c in chunks]
     scales = dict(zip(names, spaces, strict=True))
@@ -189,14 +189,8 @@ def write_attributes(volume: Volume, attributes: Mapping[str, Any]) -> None:
 
 def chunks_behind(volume: Volume) -> Chunks:
     """The chunks on disk of an array of ours."""
-    return _array(volume).chunks
-
-
-def _array(volume: Volume) -> Chunked:
-    """The array of a volume of ours."""
-    array = volume.array
-    assert isinstance(array, Chunked)
-    return array
+    assert isinstance(volume.array, Chunked)
+    return volume.array.chunks
 
 
 def remove_array(address: str) -> None:

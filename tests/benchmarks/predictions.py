@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from timing import pair
 
-from cleftcli.jobs.predict import Settings, plan, predict
+from cleftcli.jobs.predict import predict
 from cleftcli.machine import cores
 from cleftcli.model.device import tiles_at_once
 from cleftcli.model.inference import load_predictor
+from cleftcli.prediction_plan import Settings, plan
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume
 
@@ -39,8 +39,9 @@ def prediction_against_bare_network(folder: Path) -> dict[str, float]:
         batch_size=tiles_at_once(torch.device("cpu")),
         threads=cores(),
     )
-    tile = np.zeros(planned.checkpoint.input_shape, np.float32)
-    predictor.probabilities([tile] * predictor.batch_size)
+    batch = torch.zeros(predictor.batch_size, 1, *planned.checkpoint.input_shape)
+    with predictor.computing():
+        predictor.predict(batch)
     tiles = int(planned.summary()["tiles"])
     counter = iter(range(1, 10**6))
 
@@ -50,8 +51,9 @@ def prediction_against_bare_network(folder: Path) -> dict[str, float]:
         predict(again, overwrite=False, report=lambda *_: None)
 
     def theirs() -> None:
-        for _ in range(-(-tiles // predictor.batch_size)):
-            predictor.probabilities([tile] * predictor.batch_size)
+        with predictor.computing():
+            for _ in range(-(-tiles // predictor.batch_size)):
+                predictor.predict(batch)
 
     return {**pair(ours, theirs), "tiles": tiles}
 

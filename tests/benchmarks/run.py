@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import clefts
+import inference
 import predictions
 import scheduling
 import torch
@@ -19,7 +20,14 @@ import volumes
 
 from cleftcli.machine import cores
 
-ROWS = {**volumes.ROWS, **clefts.ROWS, **predictions.ROWS, **scheduling.ROWS, **training.ROWS}
+ROWS = {
+    **volumes.ROWS,
+    **clefts.ROWS,
+    **inference.ROWS,
+    **predictions.ROWS,
+    **scheduling.ROWS,
+    **training.ROWS,
+}
 
 
 def main() -> None:

@@ -1,0 +1,59 @@
+"""What repeats a run: command, settings, versions, machine and result, beside the output."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cleftcli import __version__
+from cleftcli.stored import ledger_of
+
+LIBRARIES = ("torch", "numpy", "tensorstore", "dask", "distributed")
+
+
+class RunRecord:
+    """The file `OUT.zarr.DATASET.run.json` of the last run that wrote an output, or a part."""
+
+    def __init__(self, address: str, part: tuple[int, int] | None) -> None:
+        name = ledger_of(address).name.removesuffix("ledger")
+        which = "{}of{}.".format(*part) if part else ""
+        self.path = ledger_of(address).with_name(f"{name}run.{which}json")
+        self._facts: dict[str, Any] = {}
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Write down what is about to be done."""
+        self._facts = {
+            "command": sys.argv,
+            "folder": str(Path.cwd()),
+            "cleft": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+            "machine": platform.platform(),
+            "host": socket.gethostname(),
+            "started": _now(),
+            **facts,
+        }
+        self._write()
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        """Add what came of it."""
+        self._facts |= {"ended": _now(), "result": dict(result)}
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        half = self.path.with_suffix(f".{os.getpid()}.json")
+        half.write_text(json.dumps(self._facts, indent=1, default=str), encoding="utf-8")
+        half.replace(self.path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
