@@ -333,7 +333,10 @@ def test_an_objective_without_a_boundary_is_named(cleft, settings, volume):
 
     assert done.exit_code == 2
     assert "objective mask_and_boundary has cleft,boundary" in done.stderr
-    assert cleft(*command, "--channels", "cleft,boundary").exit_code == 0
+    options = ["--channels", "cleft,boundary", "--tta", "flips", "--context", "1", "--json"]
+    planned = json.loads(cleft(*command, "-o", "a.zarr", *options).stdout)
+    assert planned["further_outputs"] == ["a.zarr/boundary"]
+    assert (planned["tta"], planned["context"]) == ("flips", [1, 1, 1])
 
 
 @pytest.mark.parametrize("kept", ["nothing", "empty volumes", "the ledger's head", "a block"])

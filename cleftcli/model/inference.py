@@ -43,7 +43,8 @@ class Predictor:
 
     The last batch of a box is filled up with copies: a tile is then always computed in a batch
     of the same size, and its values do not depend on which other tiles it came with. Where the
-    device has no memory for a batch, `batch_size` is halved from there on.
+    device has no memory for a batch, `batch_size` is halved from there on, and values may be
+    rounded otherwise than before.
 
     `maps` are those of the objective to give, `tta` a row of TTA. `threads` are those of the CPU.
     """
