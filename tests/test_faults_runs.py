@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from dask import config as dask_config
+from distributed import LocalCluster
 
 from cleftcli.blockwise import Workers
 from cleftcli.errors import ConflictError, IncompleteError, UsageError
@@ -19,7 +21,7 @@ from cleftcli.geometry import Roi
 from cleftcli.jobs.predict import predict
 from cleftcli.jobs.status import status
 from cleftcli.jobs.verify import verify
-from cleftcli.prediction_plan import Settings
+from cleftcli.prediction_plan import Settings, plan
 from cleftcli.volumes import chunks_behind, open_volume
 from tests.conftest import store
 
@@ -436,7 +438,56 @@ def test_a_cluster_started_by_hand_does_the_work_and_may_lose_a_worker(
 
 def test_elsewhere_the_device_has_to_be_said(cleft, settings, volume, tmp_path):
     """The node that plans may have none."""
-    done = cleft("predict", volume, "-o", tmp_path / "o.zarr", "--scheduler", "tcp://127.0.0.1:9")
+    options = ["--checkpoint", settings("x").checkpoint, "-o", tmp_path / "o.zarr"]
+    done = cleft("predict", volume, *options, "--scheduler", "tcp://127.0.0.1:9")
 
     assert done.exit_code == 2
     assert "--device cpu or cuda" in done.stderr
+
+
+def test_workers_without_the_device_are_told_of_in_time(cleft, settings, volume, tmp_path):
+    """6 and what is lacking, instead of waiting for a GPU that nobody has."""
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=":0",
+        worker_dashboard_address=":0",
+        host="127.0.0.1",
+        protocol="tcp",
+    ) as cluster:
+        where = ["--scheduler", cluster.scheduler_address, "--device", "cuda"]
+        options = ["--checkpoint", settings("x").checkpoint, "-o", tmp_path / "out.zarr"]
+        done = cleft("predict", volume, *options, *where)
+
+    assert done.exit_code == 6
+    assert "0 GPUs are usable" in done.stderr
+
+
+def test_workers_are_spawned():
+    """A fork after CUDA or tensorstore was used would hang or fail."""
+    assert dask_config.get("distributed.worker.multiprocessing-method") == "spawn"
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 6), (2, 3), (4, 1), (9, 1)])
+def test_threads_are_shared_out_among_workers(settings, monkeypatch, workers, threads):
+    """Two workers with all threads each would wait for each other."""
+    monkeypatch.setattr("cleftcli.prediction_plan.cores", lambda: 6)
+    assert plan(settings("out.zarr", workers=Workers(workers))).process.threads == threads
+
+
+def test_a_hang_up_leaves_a_run_that_goes_on(settings, tmp_path, volume):
+    """The terminal is gone: the process ends, and nothing that is done is lost."""
+    out = tmp_path / "out.zarr"
+    command = [sys.executable, "-m", "cleftcli", "predict", f"{volume}/volumes/raw", "-o", out]
+    command += ["--checkpoint", settings("x").checkpoint, "--block", "4,16,16", "--device", "cpu"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    ledger = tmp_path / "out.zarr.cleft.ledger"
+    while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < 4):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=30)
+
+    assert process.returncode == -signal.SIGHUP
+    assert 2 <= made(settings("out.zarr"))["blocks_resumed"] < 36
+    assert verify(str(out), deep=True, report=lambda *_: None)["sound"]

@@ -12,8 +12,9 @@ import torch
 from timing import pair, seconds
 
 from cleftcli.geometry import TileGrid, whole
+from cleftcli.machine import cores
 from cleftcli.model import build, inference, preset
-from cleftcli.model.device import cores, tiles_at_once
+from cleftcli.model.device import tiles_at_once
 from cleftcli.model.inference import Predictor, bump_window, fold_batch_norms, predict_box
 from cleftcli.model.objectives import objective
 from cleftcli.prediction import quantise, read_input, tile_grid
