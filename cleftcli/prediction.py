@@ -92,7 +92,9 @@ def read_input(volume: Volume, black_white: Range, grid: TileGrid, roi: Roi) -> 
     """Read what decides the voxels in `roi`: every input voxel once."""
     box = hull(grid.touching(roi))
     stored = volume.read(box)
-    raw = unit(stored, black_white) * 2 - 1
+    raw = unit(stored, black_white)
+    raw *= 2
+    raw -= 1
     inside = raw[roi.within(box)]
     constant = np.flatnonzero(constant_sections(inside)) + roi.offset[0]
     strange = int((~np.isfinite(stored[roi.within(box)])).sum()) if stored.dtype.kind == "f" else 0

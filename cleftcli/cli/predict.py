@@ -159,4 +159,6 @@ def main(
     with report.progress("blocks") as shown:
         found = job.predict(settings, overwrite=overwrite, report=shown, pyramid=pyramid)
     report.result(found, as_json=json, text=found["output"])
-    report.hint(f"cleft segment {found['output']} -o clefts.zarr --table clefts.csv")
+    output = found["output"]
+    segment = f"cleft segment {output} -o clefts.zarr --table clefts.csv"
+    report.hint(segment if found["complete"] else f"cleft status {output}")

@@ -224,7 +224,7 @@ def _blended(
     Multiplied, then added: fused they would be rounded otherwise in the tail of a row, wherever
     a block happens to put that.
     """
-    weights = torch.zeros(total.shape[1:], device=total.device)
+    weights = torch.zeros(total.shape[1:] if blend == "bump" else 0, device=total.device)
     window = functools.cache(lambda shape: torch.from_numpy(bump_window(shape)).to(total.device))
     for tile, maps in found:
         kept = grid.kept(tile)
