@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cleftcli.blockwise import HERE, Workers, in_a_process
+from cleftcli.blockwise import Workers, in_a_process
 from cleftcli.errors import InputError, ResourceError, UsageError
 from cleftcli.geometry import (
     BlockPlan,
-    Zyx,
     fit_block,
     fit_chunk,
     parse_roi,
@@ -24,7 +23,6 @@ from cleftcli.geometry import (
     zyx,
 )
 from cleftcli.inspection import (
-    Missing,
     check_voxel_size,
     doubts,
     intensity_doubts,
@@ -44,37 +42,16 @@ from cleftcli.model.device import (
 )
 from cleftcli.model.inference import BLENDS, TTA
 from cleftcli.model.objectives import NO_CLEFTS, check_maps
-from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room
+from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_room
 from cleftcli.prediction import DTYPES, VALUE_IS, PredictBlock, Tiling, map_address, tile_grid
-from cleftcli.volumes import AS_STORED, Reading, Scan, Space, Volume, open_volume, split_address
-from cleftcli.volumes.intensity import Range, intensity_range
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `predict` was asked for; None means the default of the checkpoint or the device."""
-
-    volume: str
-    output: str | None = None
-    checkpoint: Path | None = None
-    roi: str | None = None
-    overlap: Zyx | None = None
-    context: Zyx = (0, 0, 0)
-    blend: str = "bump"
-    tta: str = "none"
-    channels: tuple[str, ...] = ("cleft",)
-    block: Zyx | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    workers: Workers = HERE
-    dtype: str = "uint8"
-    format: str | None = None
-    intensity_range: Range | None = None
-    reading: Reading = AS_STORED
-    missing: Missing = "fill"
-    mask: str | None = None
-    any_voxel_size: bool = False
+from cleftcli.prediction_settings import Settings
+from cleftcli.volumes import (
+    Scan,
+    Space,
+    Volume,
+    open_volume,
+)
+from cleftcli.volumes.intensity import intensity_range
 
 
 @dataclass(frozen=True)
@@ -203,6 +180,8 @@ def plan(settings: Settings) -> Plan:
         ResourceError: the disk does not suffice.
         UsageError: settings that cannot be meant.
     """
+    if settings.workers.elsewhere:
+        settings = settings.absolute()
     path = settings.checkpoint or checkpoint.shipped()
     found, _ = checkpoint.load(path)
     if not found.new_objective().targets:
@@ -221,7 +200,7 @@ def plan(settings: Settings) -> Plan:
     roi = parse_roi(settings.roi, volume.shape) if settings.roi else volume.roi
     block = settings.block or fit_block(roi.shape, CHUNK, BLOCK_VOXELS)
     device, precision = _device(settings)
-    output = _output_address(settings)
+    output = settings.output_address()
     black_white = intensity_range(volume, settings.intensity_range)
     scan = scan_input(volume, settings.missing, roi)
     process = PredictBlock(
@@ -287,13 +266,3 @@ def _check_memory(planned: Plan) -> None:
             f"{planned.workers.processes} workers may hold {needed / 1e9:.3g} GB of blocks and "
             f"{free / 1e9:.3g} GB are free; a smaller --block or fewer --workers take less"
         )
-
-
-def _output_address(settings: Settings) -> str:
-    """`-o`, or the volume's name with .cleft.zarr (.n5) here; the dataset is `cleft`."""
-    if settings.output is None:
-        stem = Path(split_address(settings.volume)[0]).name.rsplit(".", 1)[0]
-        return f"{stem}.cleft.{'n5' if settings.format == 'n5' else 'zarr'}/cleft"
-    check_output(settings.output, settings.volume)
-    container, dataset = split_address(settings.output)
-    return f"{container}/{dataset or 'cleft'}"

@@ -11,7 +11,15 @@ import zarr
 
 from cleftcli.errors import CleftError, InputError, UnsafeError, UsageError
 from cleftcli.geometry import whole
-from cleftcli.volumes import FORMATS, Reading, has_array, list_volumes, open_volume, split_address
+from cleftcli.volumes import (
+    FORMATS,
+    Reading,
+    absolute,
+    has_array,
+    list_volumes,
+    open_volume,
+    split_address,
+)
 from tests.stores import (
     CHUNKED,
     SHAPE,
@@ -307,3 +315,20 @@ def test_what_is_unsafe_has_its_own_exit_code(strangers):
     with pytest.raises(CleftError) as caught:
         open_volume(f"{strangers}/virtual")
     assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("a.zarr/raw", "{here}/a.zarr/raw"),
+        ("a.zarr", "{here}/a.zarr"),
+        ("sub/a.n5/volumes/raw/s0", "{here}/sub/a.n5/volumes/raw/s0"),
+        ("/data/a.zarr/raw", "/data/a.zarr/raw"),
+        ("s3://bucket/a.zarr/raw", "s3://bucket/a.zarr/raw"),
+        ("https://host/a.n5/raw", "https://host/a.n5/raw"),
+    ],
+)
+def test_an_address_for_another_folder(tmp_path, monkeypatch, address, expected):
+    """Relative to where it was typed; servers stay where they are."""
+    monkeypatch.chdir(tmp_path)
+    assert absolute(address) == expected.format(here=tmp_path)

@@ -21,7 +21,8 @@ from cleftcli.geometry import Roi
 from cleftcli.jobs.predict import predict
 from cleftcli.jobs.status import status
 from cleftcli.jobs.verify import verify
-from cleftcli.prediction_plan import Settings, plan
+from cleftcli.prediction_plan import plan
+from cleftcli.prediction_settings import Settings
 from cleftcli.volumes import chunks_behind, open_volume
 from tests.conftest import store
 
@@ -64,7 +65,7 @@ KILLER = """
     from pathlib import Path
     from cleftcli.blockwise.ledger import Ledger
     from cleftcli.jobs.predict import predict
-from cleftcli.prediction_plan import Settings
+from cleftcli.prediction_settings import Settings
     from cleftcli.volumes.chunked import Chunked
 
     volume, folder, checkpoint = sys.argv[1:]
@@ -415,13 +416,15 @@ def test_a_cluster_started_by_hand_does_the_work_and_may_lose_a_worker(
     common = ["--scheduler-file", file]
     scheduler = dask("scheduler", *common, "--host", "127.0.0.1", "--port", "0")
     workers = [dask("worker", *common, "--nthreads", "2", "--no-nanny") for _ in range(2)]
-    command = [sys.executable, "-m", "cleftcli", "predict", f"{volume}/volumes/raw"]
-    command += ["-o", tmp_path / "out.zarr", "--checkpoint", settings("x").checkpoint]
+    command = [sys.executable, "-m", "cleftcli", "predict", "volume.zarr/volumes/raw"]
+    command += ["-o", "out.zarr", "--checkpoint", settings("x").checkpoint]
     command += ["--block", "4,16,16", "--device", "cpu", "--scheduler", file, "--batch-size", "2"]
     try:
         while not file.exists() or not file.read_text():
             time.sleep(0.1)
-        run = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen(  # its workers have another current folder
+            command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
         ledger = tmp_path / "out.zarr.cleft.ledger"
         while run.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < 6):
             time.sleep(0.01)

@@ -22,7 +22,8 @@ from cleftcli.jobs.verify import verify
 from cleftcli.model.device import visible_gpus
 from cleftcli.outputs import create
 from cleftcli.prediction import predict_roi
-from cleftcli.prediction_plan import Settings, plan
+from cleftcli.prediction_plan import plan
+from cleftcli.prediction_settings import Settings
 from cleftcli.volumes import Space, create_volume, list_volumes, open_volume
 from tests.conftest import VOXEL_SIZE, store
 

@@ -114,13 +114,25 @@ def test_a_killed_worker_is_replaced_and_its_block_done(tmp_path):
     assert done(Touch(tmp_path, at=5, does="die", once=True), TWO) == ({}, EVERY)
 
 
-def test_a_block_that_kills_its_workers_takes_no_other_with_it(tmp_path):
-    """It alone fails and is named, however often it kills."""
-    failures, finished = done(Touch(tmp_path, at=5, does="die"), TWO)
+@dataclass(frozen=True)
+class Beside(Touch):
+    """Blocks that are in a worker together, for a while."""
 
-    assert list(failures) == [5]
-    assert "its worker died whenever it came to this block" in str(failures[5])
-    assert finished == {i: i for i in range(8) if i != 5}
+    at_once = 3
+
+    def __call__(self, block: Block) -> dict[str, int]:
+        if block.index != self.at:
+            time.sleep(0.3)
+        return super().__call__(block)
+
+
+def test_a_block_that_kills_its_workers_takes_no_other_with_it(tmp_path):
+    """It alone fails and is named, however often it kills those that are beside it."""
+    failures, finished = done(Beside(tmp_path, at=1, does="die"), TWO)
+
+    assert list(failures) == [1]
+    assert "its worker died whenever it came to this block" in str(failures[1])
+    assert finished == {i: i for i in range(8) if i != 1}
 
 
 def test_a_lost_device_costs_a_process_not_a_block(tmp_path):

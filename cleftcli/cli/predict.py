@@ -126,7 +126,7 @@ def main(
     cleft predict volume.zarr --dry-run
     """
     from cleftcli.jobs import predict as job
-    from cleftcli.prediction_plan import Settings
+    from cleftcli.prediction_settings import Settings
 
     low_high = numbers(intensity_range, 2)
     settings = Settings(

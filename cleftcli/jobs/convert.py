@@ -25,6 +25,7 @@ from cleftcli.resumable import Report, make
 from cleftcli.stored import store
 from cleftcli.volumes import (
     Reading,
+    absolute,
     choose_format,
     crop,
     open_volume,
@@ -94,6 +95,8 @@ def convert(
         InputError: the source cannot be read, or chunks are missing and shall not be.
         UsageError: the output cannot be of that format, or have such chunks.
     """
+    if workers.elsewhere:
+        source, output = absolute(source), absolute(output)
     check_output(output, source)
     volume = open_volume(source, reading=reading)
     if volume.attributes.get("complete") is False:

@@ -13,7 +13,7 @@ from cleftcli.labels import TARGETS, Nm
 from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room
 from cleftcli.resumable import Report, make
 from cleftcli.stored import store
-from cleftcli.volumes import Reading, open_volume, split_address, write_attributes
+from cleftcli.volumes import Reading, absolute, open_volume, split_address, write_attributes
 
 CLEFTS = ("volumes/labels/clefts", "clefts")
 
@@ -75,6 +75,8 @@ def make_labels(
     """
     if target not in TARGETS:
         raise UsageError(f"target {target!r}: {', '.join(TARGETS)}")
+    if workers.elsewhere:
+        clefts, output = absolute(clefts), absolute(output)
     volume = open_volume(clefts, prefer=CLEFTS, reading=Reading(voxel_size))
     if volume.dtype.kind not in "bu":
         raise InputError(f"{volume.address} is {volume.dtype}; cleft ids are unsigned integers")

@@ -11,7 +11,8 @@ from typing import Any
 from cleftcli.geometry import Roi, zyx
 from cleftcli.inspection import still_the_same
 from cleftcli.prediction import predict_roi
-from cleftcli.prediction_plan import Plan, Settings, plan
+from cleftcli.prediction_plan import Plan, plan
+from cleftcli.prediction_settings import Settings
 from cleftcli.pyramid import make_pyramid
 from cleftcli.resumable import Outcome, Report, make
 from cleftcli.run_record import RunRecord

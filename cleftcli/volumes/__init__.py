@@ -19,7 +19,7 @@ import numpy as np
 from cleftcli.errors import CleftError, InputError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import chunked, creation, documents, hdf5, precomputed, tiff
-from cleftcli.volumes.address import HDF5, TIFF, check_exists, split_address
+from cleftcli.volumes.address import HDF5, TIFF, absolute, check_exists, split_address
 from cleftcli.volumes.axes import AS_STORED, Nm, Reading
 from cleftcli.volumes.chunks import Scan
 from cleftcli.volumes.metadata import scales
@@ -34,6 +34,7 @@ __all__ = [
     "Scan",
     "Space",
     "Volume",
+    "absolute",
     "choose_format",
     "chunks_behind",
     "create_volume",

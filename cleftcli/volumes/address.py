@@ -40,6 +40,14 @@ def split_address(address: str) -> tuple[str, str]:
     return container, "/".join(p for p in dataset if p not in ("", "."))
 
 
+def absolute(address: str) -> str:
+    """The same address for a process with another current folder."""
+    container, dataset = split_address(address)
+    if is_remote(container):
+        return address
+    return f"{Path(container).absolute()}/{dataset}".rstrip("/")
+
+
 def _at_home(path: str) -> str:
     try:
         return str(Path(path).expanduser())

@@ -15,7 +15,8 @@ from cleftcli.machine import cores
 from cleftcli.model.device import tiles_at_once
 from cleftcli.model.inference import Predictor, load_predictor
 from cleftcli.model.objectives import objective
-from cleftcli.prediction_plan import Settings, plan
+from cleftcli.prediction_plan import plan
+from cleftcli.prediction_settings import Settings
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume, open_volume
 
@@ -105,7 +106,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from cleftcli.jobs.predict import predict
-from cleftcli.prediction_plan import Settings
+from cleftcli.prediction_settings import Settings
 settings = Settings(sys.argv[1], sys.argv[2], block=(20, 128, 256), overlap=(0, 0, 0))
 predict(settings, overwrite=False, report=lambda *_: None)
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
