@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distributed import LocalCluster
 from typer.testing import CliRunner, Result
 
 from cleftcli.cli import app
@@ -84,3 +85,18 @@ def cleft():
         return CliRunner().invoke(app, [str(a) for a in arguments])
 
     return run
+
+
+@pytest.fixture
+def scheduler():
+    """A dask cluster that somebody else started: two workers with a thread each."""
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=":0",
+        worker_dashboard_address=":0",
+        host="127.0.0.1",
+        protocol="tcp",
+    ) as cluster:
+        yield cluster

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from dask import config as dask_config
-from distributed import LocalCluster
 
 from cleftcli.blockwise import Workers
 from cleftcli.errors import ConflictError, IncompleteError, UsageError
@@ -448,20 +447,14 @@ def test_elsewhere_the_device_has_to_be_said(cleft, settings, volume, tmp_path):
     assert "--device cpu or cuda" in done.stderr
 
 
-def test_workers_without_the_device_are_told_of_in_time(cleft, settings, volume, tmp_path):
+def test_workers_without_the_device_are_told_of_in_time(
+    cleft, scheduler, settings, volume, tmp_path
+):
     """6 and what is lacking, instead of waiting for a GPU that nobody has."""
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=False,
-        dashboard_address=":0",
-        worker_dashboard_address=":0",
-        host="127.0.0.1",
-        protocol="tcp",
-    ) as cluster:
-        where = ["--scheduler", cluster.scheduler_address, "--device", "cuda"]
-        options = ["--checkpoint", settings("x").checkpoint, "-o", tmp_path / "out.zarr"]
-        done = cleft("predict", volume, *options, *where)
+    where = ["--scheduler", scheduler.scheduler_address, "--device", "cuda"]
+    options = ["--checkpoint", settings("x").checkpoint, "-o", tmp_path / "out.zarr"]
+
+    done = cleft("predict", volume, *options, *where)
 
     assert done.exit_code == 6
     assert "0 GPUs are usable" in done.stderr

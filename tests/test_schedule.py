@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from distributed import LocalCluster
 
 from cleftcli.blockwise import HERE, Process, Workers, run, schedule
 from cleftcli.errors import DeviceLost, IncompleteError, InputError, ResourceError, UsageError
@@ -334,21 +333,6 @@ def test_workers_do_not_outlive_the_run(tmp_path):
     process.communicate()
 
     until(lambda: not any(c.is_running() and c.status() != "zombie" for c in children), 40)
-
-
-@pytest.fixture
-def scheduler():
-    """A dask cluster that somebody else started."""
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=False,
-        dashboard_address=":0",
-        worker_dashboard_address=":0",
-        host="127.0.0.1",
-        protocol="tcp",
-    ) as cluster:
-        yield cluster
 
 
 def test_a_running_scheduler_is_joined_and_left_as_it_is(tmp_path, scheduler):
