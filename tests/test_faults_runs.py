@@ -406,10 +406,11 @@ def dask(*arguments):
     )
 
 
-def test_a_cluster_started_by_hand_does_the_work_and_may_lose_a_worker(
-    cleft, settings, tmp_path, volume
+@pytest.mark.parametrize("loses", ["a worker", "the scheduler"])
+def test_a_cluster_started_by_hand_does_the_work_whatever_it_loses(
+    settings, tmp_path, volume, loses
 ):
-    """As docs/cluster.md says: scheduler and workers by dask's own commands, one of them killed."""
+    """As docs/cluster.md says, by dask's own commands; without a scheduler, 4 and go on later."""
     made(settings("alone.zarr"))
     file = tmp_path / "cluster.json"
     common = ["--scheduler-file", file]
@@ -427,14 +428,20 @@ def test_a_cluster_started_by_hand_does_the_work_and_may_lose_a_worker(
         ledger = tmp_path / "out.zarr.cleft.ledger"
         while run.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < 6):
             time.sleep(0.01)
-        workers[0].kill()
-        _, said = run.communicate(timeout=120)
+        (workers[0] if loses == "a worker" else scheduler).kill()
+        _, said = run.communicate(timeout=200)
     finally:
         for process in (scheduler, *workers):
             process.kill()
             process.wait()
 
-    assert run.returncode == 0, said
+    if loses == "the scheduler":
+        assert run.returncode == 4, said
+        assert "the connection to the scheduler is lost" in said
+        elsewhere = settings("out.zarr", batch_size=2)
+        assert made(elsewhere)["blocks_resumed"] >= 4
+    else:
+        assert run.returncode == 0, said
     assert files(tmp_path / "out.zarr") == files(tmp_path / "alone.zarr")
 
 

@@ -28,6 +28,7 @@ PULSE = 5.0  # seconds between looks at workers while no block is finished
 GRACE = 20.0  # seconds for blocks in flight after a signal: batch systems kill after 30
 TIMES_SLOWEST, LEAST_PATIENCE = 20, 600.0  # when nothing comes, against the slowest block so far
 STACK_LINES = 4
+SCHEDULER_LOST = "the connection to the scheduler is lost; the same command continues"
 
 
 class Process(Protocol):
@@ -123,14 +124,17 @@ class _Flight:
         """How many there are; asked now and then, for they may come and go."""
         now = time.monotonic()
         if now - self.counted >= PULSE:
-            self.workers, self.counted = len(self.client.nthreads()), now
+            try:
+                self.workers, self.counted = len(self.client.nthreads()), now
+            except OSError as error:
+                raise IncompleteError(SCHEDULER_LOST) from error
         return self.workers
 
     def _next(self) -> Future:
         """The next task that ends.
 
         Raises:
-            IncompleteError: none does.
+            IncompleteError: none does, or the scheduler is gone.
         """
         begun = time.monotonic()
         while True:
@@ -138,6 +142,7 @@ class _Flight:
                 return self.arrived.get(timeout=PULSE if self.stop.signal is None else 1.0)
             except Empty:
                 waited = time.monotonic() - begun
+                self._count_workers()
             if self.stop.signal is not None and time.monotonic() - self.stop.asked > GRACE:
                 log.warning(
                     "%d blocks in flight are left; they will be done again", len(self.owners)
@@ -148,8 +153,14 @@ class _Flight:
                 raise IncompleteError(f"no block was finished for {waited:.0f} s; {self._doing()}")
 
     def _land(self, future: Future, *, alone: bool) -> None:
-        """Hand on what came of a block."""
+        """Hand on what came of a block.
+
+        Raises:
+            IncompleteError: the scheduler is gone.
+        """
         block = self.owners.pop(future)
+        if future.status in ("cancelled", "lost"):
+            raise IncompleteError(SCHEDULER_LOST)
         result = future.exception() if future.status == "error" else future.result()
         future.release()
         if isinstance(result, KilledWorker) and not alone:
