@@ -163,10 +163,17 @@ def make_room(output: Output, further: Sequence[Output] = (), *, overwrite: bool
         refuse_if_held(ledger)
     if there and not overwrite:
         raise ConflictError(f"{there[0]} exists; choose another -o, or --overwrite it")
-    for address in there:
+    for address in {*there, *_written(output, begun)}:
         remove_array(address)
     for ledger in begun:
         ledger.unlink()
+
+
+def _written(output: Output, begun: Sequence[Path]) -> list[str]:
+    """The arrays of ours that the blocks of an earlier run wrote, which may be more than now."""
+    records = (record for _, record in standing(begun).records() if "stored" in record)
+    every = [f"{output.container}/{d}" for d in next(records, {}).get("stored", {})]
+    return [a for a in every if has_array(a) and is_ours(a)]
 
 
 def _is_bare(address: str) -> bool:

@@ -380,6 +380,16 @@ def test_overwriting_replaces_every_map(settings, tmp_path):
     assert found[0] == found[1]
 
 
+def test_overwriting_leaves_no_map_of_the_old_run(settings, tmp_path):
+    """What the old run wrote goes, even if the new one writes less."""
+    made(settings("out.zarr", channels=BOTH))
+    store(f"{tmp_path}/out.zarr/other", np.zeros((4, 16, 16), np.uint8), made_by="cleft")
+
+    made(settings("out.zarr", blend="none"), overwrite=True)
+
+    assert [a.split("/")[-1] for a in list_volumes(f"{tmp_path}/out.zarr")] == ["cleft", "other"]
+
+
 def test_a_map_that_is_not_this_runs_is_refused(settings, tmp_path, grown):
     """Somebody's, and one of another run: 5, and nothing changes; one that is gone is made."""
     made(settings("theirs.zarr"))
