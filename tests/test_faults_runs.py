@@ -64,7 +64,7 @@ KILLER = """
     from pathlib import Path
     from cleftcli.blockwise.ledger import Ledger
     from cleftcli.jobs.predict import predict
-from cleftcli.prediction_settings import Settings
+    from cleftcli.prediction_settings import Settings
     from cleftcli.volumes.chunked import Chunked
 
     volume, folder, checkpoint = sys.argv[1:]
@@ -484,7 +484,12 @@ def test_a_hang_up_leaves_a_run_that_goes_on(settings, tmp_path, volume):
     out = tmp_path / "out.zarr"
     command = [sys.executable, "-m", "cleftcli", "predict", f"{volume}/volumes/raw", "-o", out]
     command += ["--checkpoint", settings("x").checkpoint, "--block", "4,16,16", "--device", "cpu"]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup hands on its own
+    )
     ledger = tmp_path / "out.zarr.cleft.ledger"
     while process.poll() is None and (not ledger.exists() or ledger.read_bytes().count(b"\n") < 4):
         time.sleep(0.01)
