@@ -26,6 +26,7 @@ from cleftcli.volumes.intensity import intensity_range, unit
 
 MIN_VOXELS = (0, 50, 200, 500, 1000)
 SHOWN_SECTIONS, SHOWN_EDGE = 3, 512
+HIGHEST_IS_BEST = {"cremi_score": False, "f1": True}  # what a threshold can be chosen by
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,6 @@ def _predicted(predictor: Predictor, source: Source, tile: Zyx) -> Held:
     truth = read_annotation(in_memory(ids.read(source.roi), like=ids))
     prediction = Foreground(probability, "probability", 0.5)
     return Held(source, Pair(prediction, truth, probability.roi, source.voxel_size))
-
-
-HIGHEST_IS_BEST = {"cremi_score": False, "f1": True}  # what a threshold can be chosen by
 
 
 def choose(held: Sequence[Held], by: str = "cremi_score") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What this machine grants a process: cores, memory, room on its disks; and why it does not.
+"""This machine: what it grants a process, why it does not, and what repeats a run on another.
 
 Control groups count: they are how containers and batch systems set limits.
 """
@@ -8,12 +8,18 @@ from __future__ import annotations
 import errno
 import math
 import os
+import platform
 import resource
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from cleftcli import __version__
 from cleftcli.errors import ResourceError
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -94,6 +100,22 @@ def _field(path: Path, name: str, otherwise: float = math.inf) -> float:
     """The number behind a name, in a file with a name and a number a line."""
     rows = (line.split() for line in _text(path).splitlines())
     return next((_number(row[1]) for row in rows if row[:1] == [name]), otherwise)
+
+
+def about(libraries: Iterable[str]) -> dict[str, Any]:
+    """Versions of cleft, Python and these libraries, and which machine this is."""
+    return {
+        "cleft": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+        "machine": platform.platform(),
+        "host": socket.gethostname(),
+    }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def free_space(path: Path) -> tuple[int, int | None]:

@@ -56,6 +56,11 @@ class Output:
         return Path(split_address(self.address)[0])
 
     @property
+    def bytes(self) -> int:
+        """How many bytes its voxels take where nothing compresses."""
+        return self.plan.roi.size * np.dtype(self.dtype).itemsize
+
+    @property
     def files(self) -> int:
         """How many files and folders it takes: one a chunk, and those that hold them."""
         counts = [-(-n // c) for n, c in zip(self.plan.roi.shape, self.chunks, strict=True)]
@@ -91,11 +96,11 @@ def _real(path: str | Path) -> Path:
         raise InputError(f"{path}: {error}") from error
 
 
-def check_room(output: Output) -> None:
-    """Refuse an output that its place cannot take, in the first second.
+def check_room(output: Output, *further: Output) -> None:
+    """Refuse outputs that their place cannot take, in the first second.
 
-    It counts as incompressible, but blocks that its ledger names are there already. A file is
-    written on trial, and removed.
+    They count as incompressible, but blocks that the ledger of the first names are there already.
+    A file is written on trial, and removed.
 
     Raises:
         ResourceError: bytes or inodes are too few, or the place may not be written.
@@ -104,16 +109,18 @@ def check_room(output: Output) -> None:
     choose_format(output.address, output.format, np.dtype(output.dtype))
     folder = nearest(output.container if ledgers(output.ledger) else output.container.parent)
     left = 1 - len(standing(ledgers(output.ledger)).done) / len(output.plan)
-    needed = left * output.plan.roi.size * np.dtype(output.dtype).itemsize
+    every = (output, *further)
+    needed = left * sum(one.bytes for one in every)
+    files = left * sum(one.files for one in every)
     free, inodes = free_space(folder)
     if needed > free:
         raise ResourceError(
             f"the output may need {needed / 1e9:.3g} GB and {folder} has {free / 1e9:.3g} GB free; "
             "nothing was written"
         )
-    if inodes is not None and left * output.files > inodes:
+    if inodes is not None and files > inodes:
         raise ResourceError(
-            f"the output may need {left * output.files:.0f} files and folders and {folder} has "
+            f"the output may need {files:.0f} files and folders and {folder} has "
             f"room for {inodes} (inodes); larger chunks make fewer; nothing was written"
         )
     try_writing(folder)

@@ -9,26 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cleftcli.blockwise import Workers, in_a_process
 from cleftcli.errors import InputError, ResourceError, UsageError
-from cleftcli.geometry import (
-    BlockPlan,
-    fit_block,
-    fit_chunk,
-    parse_roi,
-    tiles_of_blocks,
-    zyx,
-)
-from cleftcli.inspection import (
-    check_voxel_size,
-    doubts,
-    intensity_doubts,
-    look,
-    scan_input,
-)
+from cleftcli.geometry import BlockPlan, fit_block, fit_chunk, parse_roi, tiles_of_blocks, zyx
+from cleftcli.inspection import check_voxel_size, doubts, intensity_doubts, look, scan_input
 from cleftcli.machine import cores, memory
 from cleftcli.mask import open_mask
 from cleftcli.model import checkpoint
@@ -45,12 +31,7 @@ from cleftcli.model.objectives import NO_CLEFTS, check_maps
 from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_room
 from cleftcli.prediction import DTYPES, VALUE_IS, PredictBlock, Tiling, map_address, tile_grid
 from cleftcli.prediction_settings import Settings
-from cleftcli.volumes import (
-    Scan,
-    Space,
-    Volume,
-    open_volume,
-)
+from cleftcli.volumes import Scan, Space, Volume, open_volume
 from cleftcli.volumes.intensity import intensity_range
 
 
@@ -146,8 +127,7 @@ class Plan:
 
     def summary(self) -> dict[str, Any]:
         """What the run will do and need, for a person or a script."""
-        roi, count = self.blocks.roi, len(self.process.maps)
-        files = math.prod(-(-n // c) for n, c in zip(roi.shape, self.output.chunks, strict=True))
+        roi, outputs = self.blocks.roi, (self.output, *self.further)
         return {
             "volume": self.volume.address,
             "shape": list(self.volume.shape),
@@ -165,8 +145,8 @@ class Plan:
             "block": list(self.blocks.block),
             "workers": "elsewhere" if self.workers.elsewhere else self.workers.processes,
             "memory_bytes_per_worker": self.memory,
-            "output_bytes": roi.size * np.dtype(self.output.dtype).itemsize * count,
-            "output_files": files * count,
+            "output_bytes": sum(one.bytes for one in outputs),
+            "output_files": sum(one.files for one in outputs),
             "input": self.scan.summary(),
             "warnings": self.warnings,
         }
@@ -184,16 +164,9 @@ def plan(settings: Settings) -> Plan:
         settings = settings.absolute()
     path = settings.checkpoint or checkpoint.shipped()
     found, _ = checkpoint.load(path)
-    if not found.new_objective().targets:
-        raise InputError(f"{path}: {NO_CLEFTS}")
+    _check(settings, found, path)
     volume = open_volume(settings.volume, reading=settings.reading)
     check_voxel_size(volume, found.voxel_size, any_size=settings.any_voxel_size)
-    for name, among in (("dtype", DTYPES), ("blend", BLENDS), ("tta", TTA)):
-        if getattr(settings, name) not in among:
-            raise UsageError(f"{name} {getattr(settings, name)!r}: {' or '.join(among)}")
-    check_maps(found.objective, settings.channels)
-    if settings.block is not None and min(settings.block) < 1:
-        raise UsageError(f"block {settings.block}: every edge takes a voxel at least")
     least = zyx([2 * c for c in settings.context]) if settings.blend == "none" else None
     grid = tile_grid(volume.shape, found.input_shape, settings.overlap or least, settings.context)
     elsewhere = settings.workers.elsewhere
@@ -211,7 +184,7 @@ def plan(settings: Settings) -> Plan:
         device=device.type,
         precision=precision,
         batch_size=settings.batch_size or tiles_at_once(device),
-        threads=0 if elsewhere else max(cores() // (settings.workers.count or 1), 1),
+        threads=0 if elsewhere else max(cores() // settings.workers.processes, 1),
         tiling=Tiling(grid, settings.blend),
         tta=settings.tta,
         maps=settings.channels,
@@ -228,9 +201,26 @@ def plan(settings: Settings) -> Plan:
     seen = intensity_doubts(look(volume, roi), black_white, list(found.intensities))
     warnings = [*doubts(volume), *seen]
     planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process, scan, warnings)
-    check_room(planned.output)
+    check_room(planned.output, *planned.further)
     _check_memory(planned)
     return planned
+
+
+def _check(settings: Settings, found: Checkpoint, path: Path) -> None:
+    """Refuse what no volume can be predicted with.
+
+    Raises:
+        InputError: the checkpoint knows no clefts.
+        UsageError: settings that cannot be meant.
+    """
+    if not found.new_objective().targets:
+        raise InputError(f"{path}: {NO_CLEFTS}")
+    for name, among in (("dtype", DTYPES), ("blend", BLENDS), ("tta", TTA)):
+        if getattr(settings, name) not in among:
+            raise UsageError(f"{name} {getattr(settings, name)!r}: {' or '.join(among)}")
+    check_maps(found.objective, settings.channels)
+    if settings.block is not None and min(settings.block) < 1:
+        raise UsageError(f"block {settings.block}: every edge takes a voxel at least")
 
 
 def _device(settings: Settings) -> tuple[torch.device, str]:

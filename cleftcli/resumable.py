@@ -12,20 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cleftcli.blockwise import (
-    Ledger,
-    Process,
-    Workers,
-    run,
-)
+from cleftcli.blockwise import Ledger, Process, Workers, run
 from cleftcli.errors import IncompleteError, UsageError
 from cleftcli.geometry import Block
 from cleftcli.outputs import Output, check_output, create, make_room
 from cleftcli.stored import sound
-from cleftcli.volumes import (
-    Volume,
-    write_attributes,
-)
+from cleftcli.volumes import Volume, write_attributes
 
 log = logging.getLogger(__name__)
 Report = Callable[[int, int], None]

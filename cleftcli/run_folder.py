@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cleftcli import __version__
 from cleftcli.curves import curves
 from cleftcli.errors import ConflictError, InputError
+from cleftcli.machine import about
 
 DRAWN = 10_000  # steps that a picture shows, of however many
 LIBRARIES = ("torch", "numpy", "scipy", "gunpowder", "tensorstore")
@@ -58,14 +56,7 @@ class RunFolder:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Write run.json: what repeats the run, beside the libraries and the machine."""
-        about = {
-            "cleft": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-            "machine": platform.platform(),
-            **facts,
-        }
-        text = json.dumps(about, indent=1, default=str)
+        text = json.dumps({**about(LIBRARIES), **facts}, indent=1, default=str)
         (self.path / "run.json").write_text(text, encoding="utf-8")
 
     def rewind(self, step: int, validated: int) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import socket
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cleftcli import __version__
+from cleftcli.machine import about, now
 from cleftcli.stored import ledger_of
 
 LIBRARIES = ("torch", "numpy", "tensorstore", "dask", "distributed")
@@ -33,19 +29,15 @@ class RunRecord:
         self._facts = {
             "command": sys.argv,
             "folder": str(Path.cwd()),
-            "cleft": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-            "machine": platform.platform(),
-            "host": socket.gethostname(),
-            "started": _now(),
+            **about(LIBRARIES),
+            "started": now(),
             **facts,
         }
         self._write()
 
     def end(self, result: Mapping[str, Any]) -> None:
         """Add what came of it."""
-        self._facts |= {"ended": _now(), "result": dict(result)}
+        self._facts |= {"ended": now(), "result": dict(result)}
         self._write()
 
     def _write(self) -> None:
@@ -53,7 +45,3 @@ class RunRecord:
         half = self.path.with_suffix(f".{os.getpid()}.json")
         half.write_text(json.dumps(self._facts, indent=1, default=str), encoding="utf-8")
         half.replace(self.path)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleftcli.blockwise.ledger import Ledger, standing
+from cleftcli.blockwise.ledger import Ledger, is_held, refuse_if_held, standing
 from cleftcli.errors import ConflictError
 
 SETTINGS = {"volume": "a.zarr/raw", "roi": "0:4,0:8,0:8", "tile": (4, 8, 8), "blend": "bump"}
@@ -169,6 +169,19 @@ def test_a_second_opener_is_refused(path):
             Ledger(path, SETTINGS)
         ledger.record(1, {})
     assert noted(path) == {0: {}, 1: {}}
+
+
+def test_who_only_asks_is_in_nobodys_way(path):
+    """Parts and `status` may ask at the same time, with no right to write; a writer is seen."""
+    noted(path)
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        refuse_if_held(path)
+        assert not is_held(path)
+    with Ledger(path, SETTINGS):
+        assert is_held(path)
+        with pytest.raises(ConflictError, match=f"process {os.getpid()} on"):
+            refuse_if_held(path)
 
 
 def test_a_second_process_is_refused(path):

@@ -478,6 +478,17 @@ def test_levels_for_viewers_are_made_on_demand(settings, tmp_path, monkeypatch):
     assert open_volume(f"{tmp_path}/out.zarr").shape == (10, 48, 64)
 
 
+def test_further_maps_need_room_too(settings, monkeypatch):
+    """Bytes of both are counted: what holds one map does not hold two."""
+    size = 10 * 48 * 64
+    monkeypatch.setattr("cleftcli.outputs.free_space", lambda _: (2 * size - 1, None))
+    assert plan(settings("out.zarr")).summary()["output_bytes"] == size
+    with pytest.raises(ResourceError, match="nothing was written"):
+        plan(settings("out.zarr", channels=BOTH))
+    monkeypatch.setattr("cleftcli.outputs.free_space", lambda _: (2 * size, None))
+    assert plan(settings("out.zarr", channels=BOTH)).summary()["output_bytes"] == 2 * size
+
+
 def test_a_dry_run_tells_what_it_takes(cleft, settings, tmp_path, volume):
     """Blocks, tiles computed more than once, memory, files, and a time from tiles it tried."""
     command = ["predict", volume, "--checkpoint", settings("x").checkpoint, "--dry-run", "--json"]

@@ -366,6 +366,21 @@ def test_a_scheduler_without_workers_is_said_in_time(tmp_path, scheduler, monkey
         done(Touch(tmp_path), Workers(scheduler=scheduler.scheduler_address))
 
 
+def test_workers_that_all_leave_before_a_block_is_done_are_missed(tmp_path, scheduler, monkeypatch):
+    """Without a finished block there is no measure of patience, but nobody to wait for either."""
+    monkeypatch.setattr("cleftcli.blockwise.schedule.PULSE", 0.2)
+    monkeypatch.setattr("cleftcli.blockwise.schedule.LEAST_PATIENCE", 1.0)
+    monkeypatch.setattr(schedule, "_check", lambda _: scheduler.scale(0))
+    monkeypatch.setattr(f"{__name__}.hang", lambda: time.sleep(8))
+
+    with pytest.raises(IncompleteError, match=r"no block was finished for .* 0 workers"):
+        done(
+            Touch(tmp_path, at=0, does="hang"),
+            Workers(scheduler=scheduler.scheduler_address),
+            blocks=[PLAN[0]],
+        )
+
+
 @pytest.mark.parametrize(
     ("where", "error"),
     [("tcp://127.0.0.1:9", ResourceError), ("nowhere.json", InputError)],

@@ -15,12 +15,12 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from cleftcli.errors import ConflictError
+from cleftcli.machine import now
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Ledger:
 
     def record(self, index: int, facts: Mapping[str, Any]) -> None:
         """Note that a block is durable on disk; so is the note when this returns."""
-        self._append([{"block": index, "at": _now(), **facts}])
+        self._append([{"block": index, "at": now(), **facts}])
 
     def skip(self, indices: Iterable[int], facts: Mapping[str, Any]) -> None:
         """Note blocks that need nothing, with the same facts for each."""
@@ -82,7 +82,7 @@ class Ledger:
 
     def fail(self, index: int, error: BaseException) -> None:
         """Note why a block could not be done."""
-        self._append([{"failed": index, "at": _now(), "error": f"{type(error).__name__}: {error}"}])
+        self._append([{"failed": index, "at": now(), "error": f"{type(error).__name__}: {error}"}])
 
     def _begin(self, fingerprint: dict[str, Any]) -> None:
         """Say whose blocks follow; cut off a line that a crash has torn."""
@@ -92,7 +92,7 @@ class Ledger:
                 raise ConflictError(_difference(self.whole, found, fingerprint))
         _cut_torn_line(self.path)
         begun = _first(self.path) is not None
-        run = {"pid": os.getpid(), "host": socket.gethostname(), "started": _now()}
+        run = {"pid": os.getpid(), "host": socket.gethostname(), "started": now()}
         self._append([*([] if begun else [{"fingerprint": fingerprint}]), {"run": run}])
 
     def _append(self, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -147,15 +147,20 @@ def refuse_if_held(path: Path) -> None:
     Raises:
         ConflictError: its ledger is locked.
     """
-    _locked(path).close()
+    if is_held(path):
+        raise _conflict(path)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process writes this ledger, as far as this machine can see."""
-    try:
-        refuse_if_held(path)
-    except ConflictError:
-        return True
+    """Whether a process writes this ledger, as far as this machine can see.
+
+    It takes the right to read, and those who ask do not stand in each other's way.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in HELD
     return False
 
 
@@ -168,10 +173,15 @@ def _locked(path: Path) -> TextIO:
             log.warning("%s: no lock (%s): let no other run write this output", path, error)
             return file
         file.close()
-        run = next(iter(standing([path]).runs[-1:]), {})
-        who = "process {pid} on {host} since {started}".format(**run) if run else "another process"
-        raise ConflictError(f"{path}: {who} is writing this output") from None
+        raise _conflict(path) from None
     return file
+
+
+def _conflict(path: Path) -> ConflictError:
+    """Who writes, as the ledger has it."""
+    run = next(iter(standing([path]).runs[-1:]), {})
+    who = "process {pid} on {host} since {started}".format(**run) if run else "another process"
+    return ConflictError(f"{path}: {who} is writing this output")
 
 
 def _entries(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -218,11 +228,6 @@ def _first(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise ConflictError(f"{path} is no ledger of cleft; choose another -o")
     return found
-
-
-def _now() -> str:
-    """The time, to the second, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _difference(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

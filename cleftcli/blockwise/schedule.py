@@ -149,7 +149,7 @@ class _Flight:
                 )
                 self.stop.leave()
             most = self.patience or max(LEAST_PATIENCE, TIMES_SLOWEST * self.slowest)
-            if waited > most and (self.patience or self.slowest):
+            if waited > most and (self.patience or self.slowest or not self.workers):
                 raise IncompleteError(f"no block was finished for {waited:.0f} s; {self._doing()}")
 
     def _land(self, future: Future, *, alone: bool) -> None:

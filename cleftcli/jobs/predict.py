@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from cleftcli.geometry import Roi, zyx
+from cleftcli.geometry import zyx
 from cleftcli.inspection import still_the_same
 from cleftcli.prediction import predict_roi
 from cleftcli.prediction_plan import Plan, plan
@@ -122,8 +122,7 @@ def _time_of_tiles(planned: Plan) -> tuple[int, float]:
     """How many tiles were computed in how many seconds, once warm."""
     process, roi = planned.process, planned.blocks.roi
     grid = process.tiling.grid
-    middle = roi.middle(zyx([min(2 * n, s) for n, s in zip(grid.stride, roi.shape, strict=True)]))
-    box = Roi(middle.offset, middle.shape)
+    box = roi.middle(zyx([2 * n for n in grid.stride]))
     for _ in range(2):
         begun = time.monotonic()
         predict_roi(process.predictor(), planned.volume, process.black_white, process.tiling, box)

@@ -9,13 +9,14 @@ from typing import Any
 from cleftcli.blockwise import Standing, ledgers, standing
 from cleftcli.errors import CleftError, IncompleteError, InputError
 from cleftcli.geometry import BlockPlan
+from cleftcli.resumable import Report
 from cleftcli.stored import checksum, ledger_of, output_at, plan_of, sound, written_at
 from cleftcli.volumes import Volume, open_volume, split_address
 
 MOST_NAMED = 20  # blocks
 
 
-def verify(output: str, *, deep: bool, report: Any) -> dict[str, Any]:
+def verify(output: str, *, deep: bool, report: Report) -> dict[str, Any]:
     """Look at every block; returns how many there are, all of them sound.
 
     Chunks are held against the sizes they were written with; `deep` reads and decodes them all,
@@ -53,7 +54,7 @@ def verify(output: str, *, deep: bool, report: Any) -> dict[str, Any]:
 
 
 def _decoded(
-    container: Path, plan: BlockPlan, found: Standing, indices: set[int], report: Any
+    container: Path, plan: BlockPlan, found: Standing, indices: set[int], report: Report
 ) -> Iterator[tuple[int, str]]:
     """Blocks whose voxels are not those that were written."""
     opened: dict[str, Volume] = {}
@@ -61,9 +62,10 @@ def _decoded(
         for dataset, (_, expected) in record.get("stored", {}).items():
             if index not in indices:
                 continue
-            volume = opened.setdefault(dataset, open_volume(f"{container}/{dataset}"))
+            if dataset not in opened:
+                opened[dataset] = open_volume(f"{container}/{dataset}")
             try:
-                same = checksum(volume.read(written_at(plan, index))) == expected
+                same = checksum(opened[dataset].read(written_at(plan, index))) == expected
             except CleftError as error:
                 yield index, str(error)
             else:
