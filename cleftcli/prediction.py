@@ -19,10 +19,11 @@ from cleftcli.model.inference import Predictor, constant_sections, load_predicto
 from cleftcli.model.memory import fitting_batch
 from cleftcli.stored import store
 from cleftcli.volumes import Reading, Volume, split_address
-from cleftcli.volumes.intensity import Range, unit
+from cleftcli.volumes.intensity import Range, centred
 
 DTYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
 VALUE_IS = {"uint8": "value / 255", "float32": "value"}  # how 0 to 1 is read from what is stored
+BLACK = -1.0  # of what a network sees
 EMPTY_EDGE = 9  # voxels of a black square in a section that is no tissue
 
 
@@ -50,8 +51,9 @@ def tile_grid(
 
 def quantise(probability: np.ndarray) -> np.ndarray:
     """Probability 0..1 as uint8 0..255, rounded: how predictions are stored."""
-    scaled = probability * 255
-    stored: np.ndarray = np.rint(scaled, out=scaled).astype(np.uint8)
+    stored = np.empty(probability.shape, np.uint8)
+    for section in np.ndindex(probability.shape[:-2]):  # what lies between stays in the cache
+        np.rint(probability[section] * 255, out=stored[section], casting="unsafe")
     return stored
 
 
@@ -77,28 +79,27 @@ class Input(NamedTuple):
 
     `raw` is (z, y, x) float32 in [-1, 1] over all tiles that decide a voxel of the box; `empty`
     tells that it has no contrast anywhere. `constant_sections` are the z of sections without
-    contrast, taken as grey; `strange` counts NaN and inf, taken as grey too; `black` is True where
-    the box is as black as can be.
+    contrast, taken as grey; `strange` counts NaN and inf, taken as grey too; `inside` is the part
+    of `raw` in the box itself.
     """
 
     raw: np.ndarray
     empty: bool
     constant_sections: list[int]
     strange: int
-    black: np.ndarray
+    inside: np.ndarray
 
 
 def read_input(volume: Volume, black_white: Range, grid: TileGrid, roi: Roi) -> Input:
     """Read what decides the voxels in `roi`: every input voxel once."""
     box = hull(grid.touching(roi))
     stored = volume.read(box)
-    raw = unit(stored, black_white)
-    raw *= 2
-    raw -= 1
+    raw = centred(stored, black_white)
     inside = raw[roi.within(box)]
     constant = np.flatnonzero(constant_sections(inside)) + roi.offset[0]
+    empty = constant_sections(raw.reshape(1, -1, raw.shape[-1])).all()
     strange = int((~np.isfinite(stored[roi.within(box)])).sum()) if stored.dtype.kind == "f" else 0
-    return Input(raw, bool(raw.min() == raw.max()), constant.tolist(), strange, inside == -1)
+    return Input(raw, bool(empty), constant.tolist(), strange, inside)
 
 
 def predict_roi(
@@ -188,7 +189,7 @@ class PredictBlock(Process):
         gaps = missing_chunks(volume, self.missing, write) if self.ask else 0
         shown = read_input(volume, self.black_white, grid, write)
         found = predict_box(self.predictor(), shown.raw, grid=grid, write=write, blend=blend)
-        if not np.isfinite(found).all():
+        if not np.isfinite([found.min(), found.max()]).all():  # both are NaN where any is
             raise InputError(f"the network gave NaN or inf in block {write}")
         if self.mask is not None:
             found[:, ~self.mask.inside(write)] = 0
@@ -200,8 +201,8 @@ class PredictBlock(Process):
             "blocks_with_missing_chunks": int(gaps > 0),
             "empty": int(shown.empty),
             "stored": stored,
-            "positive": int(positive.sum()),
-            "positive_in_black": _in_black(positive, shown.black),
+            "positive": int(np.count_nonzero(positive)),
+            "positive_in_black": _in_black(positive, shown.inside),
         }
 
     def _store(self, levels: np.ndarray, write: Roi) -> dict[str, list[int]]:
@@ -212,13 +213,13 @@ class PredictBlock(Process):
         return stored
 
 
-def _in_black(positive: np.ndarray, black: np.ndarray) -> int:
+def _in_black(positive: np.ndarray, raw: np.ndarray) -> int:
     """How many positive voxels lie in black squares of a section: where there is no tissue.
 
     Single black voxels are tissue, for clefts are the darkest of it.
     """
-    if not (positive & black).any():
+    if not (raw[positive] == BLACK).any():
         return 0
-    square = (1, EMPTY_EDGE, EMPTY_EDGE)
-    empty = ndimage.grey_opening(black.astype(np.uint8), square, mode="nearest")
-    return int((positive & (empty > 0)).sum())
+    black = (raw == BLACK).astype(np.uint8)
+    empty = ndimage.grey_opening(black, (1, EMPTY_EDGE, EMPTY_EDGE), mode="nearest")
+    return int(np.count_nonzero(positive & (empty > 0)))

@@ -23,6 +23,7 @@ from cleftcli.model.inference import (
     TTA,
     Predictor,
     bump_window,
+    constant_sections,
     grey_constant_sections,
     load_predictor,
     predict_box,
@@ -232,6 +233,15 @@ def test_constant_sections_become_grey():
     expected = raw.copy()
     expected[[1, 3]] = 0
     assert np.array_equal(grey_constant_sections(raw), expected)
+
+
+@given(st.integers(0, 2), st.integers(0, 39), st.integers(0, 40), st.booleans())
+def test_one_voxel_is_contrast(z, y, x, odd):
+    """A section is constant where no voxel differs, wherever the one lies that does."""
+    raw = np.full((3, 40, 41), 0.3, np.float32)
+    raw[z, y, x] = 0.4 if odd else 0.3
+    expected = [len(np.unique(section)) == 1 for section in raw]
+    assert constant_sections(raw).tolist() == expected
 
 
 @pytest.mark.parametrize("level", [-1.0, 0.25, 1.0])

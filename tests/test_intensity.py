@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cleftcli.errors import InputError
 from cleftcli.volumes import Space, Volume
-from cleftcli.volumes.intensity import intensity_range, unit
+from cleftcli.volumes.intensity import centred, intensity_range, unit
 from cleftcli.volumes.volume import InMemory
 
 OTHERS = ["int8", "int16", "uint16", "int32", "uint32", "uint64", "float32", "float64"]
@@ -28,6 +28,16 @@ def test_uint8_is_divided_by_255():
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, levels / 255, rtol=1e-6)
     assert (found[0], found[255]) == (0, 1)
+
+
+@pytest.mark.parametrize("black_white", [(0, 255), (30, 200), (255, 0)])
+def test_levels_are_looked_up_as_they_are_computed(black_white):
+    """uint8 in bulk, also turned, is to the bit what its levels are one by one."""
+    raw = np.random.default_rng(0).integers(0, 256, (3, 100, 120), np.uint8)
+    for turned in (raw, raw.T, raw[:, ::2]):
+        one_by_one = unit(turned.astype(np.uint16), black_white)
+        assert np.array_equal(unit(turned, black_white), one_by_one)
+        assert np.array_equal(centred(turned, black_white), one_by_one * 2 - 1)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32", "float32", "float64"])
