@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe point."""
+"""Ctrl-C and SIGTERM as a request to stop at the next safe point.
+
+The command's own process may be ended with threads at work. Another's (a notebook) goes on: there,
+Ctrl-C is KeyboardInterrupt, and threads finish their blocks behind it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import ClassVar
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +26,31 @@ SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 class Stop:
     """Whether somebody asked to stop, and by which signal."""
 
+    ends_process: ClassVar[bool] = False  # true in the command's own
     signal: int | None = None
     asked: float = math.inf  # when, on the monotonic clock
 
     def exit(self) -> None:
-        """End the program as the shell expects of that signal: 130 or 143."""
+        """End the program as is expected of that signal: KeyboardInterrupt (130), or 143.
+
+        Raises:
+            KeyboardInterrupt: after SIGINT.
+            SystemExit: after SIGTERM.
+        """
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
         if self.signal is not None:
             raise SystemExit(128 + self.signal)
 
-    def leave(self) -> NoReturn:
-        """End the process now, whatever its threads are at; what is on disk stays whole."""
+    def leave(self) -> None:
+        """Stop now, whatever the threads are at; what is on disk stays whole.
+
+        Raises:
+            KeyboardInterrupt: as `exit`, where the process is not the command's.
+            SystemExit: likewise.
+        """
+        if not self.ends_process:
+            self.exit()
         sys.stdout.flush()
         if sys.stderr.isatty():
             sys.stderr.write(SHOW_CURSOR)
@@ -39,9 +58,22 @@ class Stop:
         os._exit(128 + (self.signal or signal.SIGTERM))
 
 
+def own_process() -> None:
+    """Say that this process is the command's: SIGTERM is an exit, and threads end with it."""
+
+    def terminated(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, terminated)
+    Stop.ends_process = True
+
+
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Inside, the first SIGINT or SIGTERM only sets `Stop.signal`; a second one ends at once."""
+    """Inside, the first SIGINT or SIGTERM only sets `Stop.signal`; a second one ends at once.
+
+    Python hands signals to the main thread: in another, nothing changes.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -27,7 +27,7 @@ class RunRecord:
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write down what is about to be done."""
         self._facts = {
-            "command": sys.argv,
+            "command": sys.orig_argv,
             "folder": str(Path.cwd()),
             **about(LIBRARIES),
             "started": now(),

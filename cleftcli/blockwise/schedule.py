@@ -67,8 +67,8 @@ def run(
         IncompleteError: no block was finished for longer than the workers' patience.
         InputError: a worker runs another version of cleft.
         ResourceError: disk, memory or device do not suffice; blocks in flight were finished.
-        SystemExit: 130 or 143 after a signal, once the blocks in flight are finished, or GRACE is
-            over.
+        KeyboardInterrupt: after SIGINT, once the blocks in flight are finished, or GRACE is over.
+        SystemExit: 143 after SIGTERM, likewise.
     """
     with connected(workers, process.at_once) as client, stoppable() as stop:
         if not workers.alone:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +31,7 @@ from cleftcli.cli import (
     verify,
 )
 from cleftcli.errors import CleftError, ResourceError
+from cleftcli.interrupt import own_process
 
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -112,9 +111,5 @@ app.command("demo")(demo.main)
 
 def main() -> None:
     """The console script."""
-
-    def terminated(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, terminated)
+    own_process()
     app()
