@@ -158,26 +158,27 @@ def still_the_same(volume: Volume, before: Scan, roi: Roi | None = None) -> bool
     return same
 
 
-def check_voxel_size(volume: Volume, trained_at: Nm, *, any_size: bool) -> None:
-    """Refuse a volume whose voxels are unlike those that a network was trained at.
+def voxel_size_doubts(volume: Volume, trained_at: Nm, *, any_size: bool) -> list[str]:
+    """Where voxels are, or may be, unlike those that a network was trained at, in words.
 
     Raises:
         InputError: an edge differs by more than VOXEL_SIZE_TIMES, unless `any_size`.
     """
     size = volume.space.voxel_size
     if size is None:
-        log.warning("%s: the checkpoint was trained at %s nm", volume.address, trained_at)
-        return
+        return [f"the checkpoint was trained at {trained_at} nm"]
     times = max(max(a / b, b / a) for a, b in zip(size, trained_at, strict=True))
     if times <= VOXEL_SIZE_TIMES:
-        return
+        return []
     text = (
-        f"{volume.address} has voxels of {size} nm, the checkpoint was trained at {trained_at} nm: "
+        f"voxels of {size} nm, the checkpoint was trained at {trained_at} nm: "
         f"{times:.1f} times apart"
     )
     if not any_size:
-        raise InputError(f"{text}; resample, or --allow-voxel-size-mismatch and expect little")
-    log.warning("%s; expect little", text)
+        raise InputError(
+            f"{volume.address}: {text}; resample, or --allow-voxel-size-mismatch and expect little"
+        )
+    return [f"{text}; expect little"]
 
 
 def doubts(volume: Volume) -> list[str]:

@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from cleftcli.blockwise import Workers, in_a_process
 from cleftcli.errors import InputError, ResourceError, UsageError
 from cleftcli.geometry import BlockPlan, fit_block, fit_chunk, parse_roi, tiles_of_blocks, zyx
-from cleftcli.inspection import check_voxel_size, doubts, intensity_doubts, look, scan_input
+from cleftcli.inspection import (
+    Missing,
+    doubts,
+    intensity_doubts,
+    look,
+    scan_input,
+    voxel_size_doubts,
+)
 from cleftcli.machine import cores, memory
 from cleftcli.mask import open_mask
 from cleftcli.model import checkpoint
@@ -166,7 +173,7 @@ def plan(settings: Settings) -> Plan:
     found, _ = checkpoint.load(path)
     _check(settings, found, path)
     volume = open_volume(settings.volume, reading=settings.reading)
-    check_voxel_size(volume, found.voxel_size, any_size=settings.any_voxel_size)
+    unlike = voxel_size_doubts(volume, found.voxel_size, any_size=settings.any_voxel_size)
     least = zyx([2 * c for c in settings.context]) if settings.blend == "none" else None
     grid = tile_grid(volume.shape, found.input_shape, settings.overlap or least, settings.context)
     elsewhere = settings.workers.elsewhere
@@ -199,7 +206,7 @@ def plan(settings: Settings) -> Plan:
     if device.type == "cuda" and not settings.batch_size and not elsewhere:
         process = replace(process, batch_size=in_a_process(process.fitting_batch))
     seen = intensity_doubts(look(volume, roi), black_white, list(found.intensities))
-    warnings = [*doubts(volume), *seen]
+    warnings = [*doubts(volume), *unlike, *seen]
     planned = Plan(settings, volume, path, found, BlockPlan(roi, block), process, scan, warnings)
     check_room(planned.output, *planned.further)
     _check_memory(planned)
@@ -215,10 +222,13 @@ def _check(settings: Settings, found: Checkpoint, path: Path) -> None:
     """
     if not found.new_objective().targets:
         raise InputError(f"{path}: {NO_CLEFTS}")
-    for name, among in (("dtype", DTYPES), ("blend", BLENDS), ("tta", TTA)):
+    named = {"dtype": DTYPES, "blend": BLENDS, "tta": TTA, "missing": get_args(Missing)}
+    for name, among in named.items():
         if getattr(settings, name) not in among:
             raise UsageError(f"{name} {getattr(settings, name)!r}: {' or '.join(among)}")
     check_maps(found.objective, settings.channels)
+    if settings.batch_size is not None and settings.batch_size < 1:
+        raise UsageError(f"batch size {settings.batch_size}: one tile at least")
     if settings.block is not None and min(settings.block) < 1:
         raise UsageError(f"block {settings.block}: every edge takes a voxel at least")
 
