@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, whole
 from cleftcli.volumes import (
     FORMATS,
@@ -304,3 +304,31 @@ def test_in_memory_takes_the_place_of_a_volume(stores):
     assert volume.space.voxel_size == SPACE.voxel_size
     np.testing.assert_array_equal(volume.read(volume.roi), data)
     assert volume.scan().missing == 0
+
+
+# ---- slices
+
+BOUNDS = st.none() | st.integers(-12, 12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(*[st.builds(slice, BOUNDS, BOUNDS, st.sampled_from([None, 1]))] * 3))
+def test_slices_are_numpys(box):
+    """`volume[z0:z1, y0:y1, x0:x1]` is what numpy gives: open ends, negative ones, empty boxes."""
+    data = some_voxels("uint16")
+    like = Volume("v", "zarr2", data.shape, data.dtype, data.shape, SPACE, InMemory(data))
+    found = like[box]
+
+    assert found.dtype == data.dtype
+    assert np.array_equal(found, data[box])
+
+
+@pytest.mark.parametrize(
+    "box", [0, slice(2), ..., (0, slice(2), slice(2)), (slice(2),) * 2, (slice(None, None, 2),) * 3]
+)
+def test_what_is_no_box_is_refused(box):
+    """A single index, a step or fewer axes would read something else than was meant, or loop."""
+    data = some_voxels("uint16")
+    volume = Volume("v", "zarr2", data.shape, data.dtype, data.shape, SPACE, InMemory(data))
+    with pytest.raises(UsageError, match="z0:z1"):
+        volume[box]

@@ -56,6 +56,8 @@ class Workers:
     def __post_init__(self) -> None:
         if self.scheduler and self.cluster:
             raise UsageError("--scheduler and --cluster exclude each other")
+        if self.count is not None and self.count < 1:
+            raise UsageError(f"--workers {self.count}: one at least")
         if self.part and not 1 <= self.part[0] <= self.part[1]:
             raise UsageError("--part {}/{}: i/n with 1 <= i <= n".format(*self.part))
 

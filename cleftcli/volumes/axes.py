@@ -27,6 +27,11 @@ class Reading:
     axes: str | None = None
     channel: int | None = None
 
+    def __post_init__(self) -> None:
+        size = self.voxel_size
+        if size is not None and not (len(size) == 3 and all(0 < v < math.inf for v in size)):
+            raise UsageError(f"voxel size {size}: three positive numbers z, y, x in nm")
+
 
 AS_STORED = Reading()
 

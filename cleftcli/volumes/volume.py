@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cleftcli.errors import InputError
+from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, Zyx, between, whole, zyx
 from cleftcli.volumes.axes import Nm, Slices
 from cleftcli.volumes.chunks import Scan
@@ -114,6 +114,19 @@ class Volume:
             return data
         at = [i - o for i, o in zip(indices, source.offset, strict=True)]
         return np.asarray(data[np.ix_(*at)])
+
+    def __getitem__(self, box: Slices) -> np.ndarray:
+        """The voxels of `volume[z0:z1, y0:y1, x0:x1]`: what numpy gives, read from disk.
+
+        Raises:
+            InputError: a chunk cannot be read.
+            UsageError: anything but three slices without steps.
+        """
+        if not (isinstance(box, tuple) and [_step(s) for s in box] == [1, 1, 1]):
+            raise UsageError(f"{self.address}[{box}]: a volume takes [z0:z1, y0:y1, x0:x1]")
+        spans = [s.indices(n) for s, n in zip(box, self.shape, strict=True)]
+        starts, stops, _ = zip(*spans, strict=True)
+        return self.read(between(zyx(starts), zyx(stops)))
 
     def write(self, roi: Roi, data: np.ndarray) -> None:
         """Store the voxels of `roi`; they are durable when it returns.
@@ -245,6 +258,11 @@ def crop(volume: Volume, roi: Roi) -> Volume:
     z, y, x = (o + n * v for o, n, v in zip(volume.space.offset, roi.offset, size, strict=True))
     space = replace(volume.space, offset=(z, y, x))
     return replace(volume, shape=roi.shape, space=space, array=Window(volume.array, roi.offset))
+
+
+def _step(part: object) -> int | None:
+    """The step of a slice; None of what is none."""
+    return (part.step or 1) if isinstance(part, slice) else None
 
 
 def _reflect(positions: np.ndarray, length: int) -> np.ndarray:
