@@ -163,7 +163,7 @@ def test_a_preset_names_what_the_config_does_not(cleft, tmp_path, volume, config
 
 def test_networks_are_listed(cleft):
     """Each with each preset, once, with numbers for scripts."""
-    rows = json.loads(cleft("networks", "--json").stdout)
+    rows = json.loads(cleft("networks", "--json").stdout)["networks"]
     names = [(r["network"], r["preset"]) for r in rows]
     assert len(set(names)) == len(names) == 2 * len({n for n, _ in names})
     paper = next(r for r in rows if r["network"] == "cleftnet" and r["preset"] == "paper")

@@ -72,7 +72,7 @@ def main(
 def _text(found: dict[str, Any]) -> str:
     """Scores for a person: a table for each volume, their mean, and the sweep."""
     parts = [*found.get("volumes", [found]), *([found["mean"]] if "mean" in found else [])]
-    hidden = ("sweep", "best_by_cremi_score", "best_by_f1", "distances", "schema_version")
+    hidden = ("sweep", "best_by_cremi_score", "best_by_f1", "distances")
     shown = [report.table([(k, v) for k, v in p.items() if k not in hidden]) for p in parts]
     rows = [r for r in found.get("sweep", []) if r["f1"] is not None]
     columns = ("threshold", "min_voxels", "cremi_score", "f1")

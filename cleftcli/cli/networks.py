@@ -24,4 +24,4 @@ def main(
     from cleftcli.jobs.networks import networks
 
     found = networks(measured=measure, device=device)
-    report.result(found, as_json=json, text=report.columns(found))
+    report.result({"networks": found}, as_json=json, text=report.columns(found))

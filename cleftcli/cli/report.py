@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import typer
 
 SECONDS_BETWEEN_LINES = 30.0
+SCHEMA_VERSION = 1  # of what --json prints; raised when a key goes or means something else
 
 
 class Report(Protocol):
@@ -78,9 +80,19 @@ def _say(facts: dict[str, float] | None) -> str:
     return ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in (facts or {}).items())
 
 
-def result(found: Any, *, as_json: bool, text: str) -> None:
-    """The result on stdout: JSON for scripts, or text for a person."""
-    typer.echo(json.dumps(found, indent=2, allow_nan=False) if as_json else text)
+def result(found: Mapping[str, Any], *, as_json: bool, text: str) -> None:
+    """The result on stdout: one JSON object for scripts, or text for a person."""
+    versioned = {"schema_version": SCHEMA_VERSION, **found}
+    typer.echo(json.dumps(_finite(versioned), indent=2, allow_nan=False) if as_json else text)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor Infinity: what a store or checkpoint says of that kind is null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def hint(text: str) -> None:

@@ -18,7 +18,6 @@ from cleftcli.scoring import THRESHOLDS, Candidate, Pair, best_candidate, sweep
 from cleftcli.tables import check_table, write_table
 from cleftcli.volumes import Nm, Reading, Volume, crop, open_volume
 
-SCHEMA_VERSION = 1
 PREDICTION = ("cleft", "clefts")
 TRUTH = ("volumes/labels/clefts", "clefts", "mask")
 
@@ -71,8 +70,8 @@ def evaluate(
         found = detect(_at(pairs[0], chosen))
         write_table(table, found.rows)
         volumes[0]["clefts"] = found.counts
-    result: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-    result |= volumes[0] if len(pairs) == 1 else {"volumes": volumes, "mean": _mean(volumes)}
+    one = len(pairs) == 1
+    result = volumes[0] if one else {"volumes": volumes, "mean": _mean(volumes)}
     if sweeping:
         result |= _swept(rows, best)
     if save_to is not None:
