@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+SITE_READY := .venv/.site
 
 .PHONY: help install demo test check bench interop docs
 .DEFAULT_GOAL := help
@@ -30,6 +31,7 @@ check: $(READY) ## Format, lint, types, layers, and whether the docs are current
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_commands.py --check
+	$(BIN)/python docs/generate_layers.py --check
 
 bench: $(READY) ## Measure: ratios side by side in one run
 	$(BIN)/python tests/benchmarks/run.py
@@ -37,5 +39,11 @@ bench: $(READY) ## Measure: ratios side by side in one run
 interop: $(READY) ## Let other libraries read what cleft writes; installs them elsewhere
 	$(BIN)/python tests/interop/check.py
 
-docs: $(READY) ## Write docs/commands.md from the command line itself
+docs: $(SITE_READY) ## Write the generated pages and build the site, in site/
 	$(BIN)/python docs/generate_commands.py
+	$(BIN)/python docs/generate_layers.py
+	$(BIN)/sphinx-build -q -W --keep-going docs site
+
+$(SITE_READY): $(READY)
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@

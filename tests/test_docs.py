@@ -1,9 +1,12 @@
 """Documentation that is wrong is a failing test."""
 
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -15,27 +18,68 @@ from cleftcli.model import available, networks
 from cleftcli.model.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+REFERENCE = (DOCS / "commands.md").read_text(encoding="utf-8")
 
 
-def test_the_command_reference_is_current():
-    """docs/commands.md is what the commands say of themselves."""
-    subprocess.run([sys.executable, ROOT / "docs" / "generate_commands.py", "--check"], check=True)
+def anchors(page):
+    """The anchors that headings of a page get, here and on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("script", ["generate_commands.py", "generate_layers.py"])
+def test_what_is_generated_is_current(script):
+    """docs/commands.md is what the commands say of themselves, docs/layers.svg what is enforced."""
+    subprocess.run([sys.executable, DOCS / script, "--check"], check=True)
+
+
+def test_the_picture_stacks_the_layers():
+    """Every room of pyproject's layers is in it once, and above all rooms of lower layers."""
+    texts = ElementTree.parse(DOCS / "layers.svg").iter("{http://www.w3.org/2000/svg}text")
+    heights = {text.text: float(text.get("y")) for text in texts}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = next(c["layers"] for c in contracts["contracts"] if c["type"] == "layers")
+    rooms = [layer.replace("cleftcli.", "").split(" | ") for layer in layers]
+
+    assert sorted(heights) == sorted(itertools.chain(*rooms))
+    for upper, lower in itertools.pairwise(rooms):
+        assert max(heights[r] for r in upper) < min(heights[r] for r in lower)
+
+
+@EVERY
 def test_links_lead_somewhere(page):
-    """Every relative link and picture of a page is a file."""
-    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    """Every relative link and picture of a page is a file, every anchor a heading of its."""
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    inside = [(page.parent / path if path else page, a) for path, a in links if "://" not in path]
 
-    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert [path for path, _ in inside if not path.exists()] == []
+    assert [(path, a) for path, a in inside if a and a not in anchors(path)] == []
 
-    assert missing == []
+
+def test_the_site_builds(tmp_path):
+    """Strictly, and what is built asks no other machine for anything."""
+    for needed in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(needed)
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", DOCS, tmp_path / "site"]
+    subprocess.run([*build, "-d", tmp_path / "trees"], check=True)
+
+    files = [p for p in (tmp_path / "site").rglob("*") if p.suffix in (".html", ".css", ".js")]
+    asks = re.compile(
+        r"""<(?:script|img|iframe|source)[^>]+src=["']?(?:https?:)?//"""
+        r"""|<link(?![^>]+rel=["']?canonical)[^>]+href=["']?(?:https?:)?//"""
+        r"""|url\(["']?(?:https?:)?//|@import\s+["'](?:https?:)?//"""
+        r"""|(?:fetch|importScripts)\(["'](?:https?:)?//"""
+    )
+    assert (tmp_path / "site" / "index.html") in files
+    assert [p.name for p in files if asks.search(p.read_text(encoding="utf-8"))] == []
 
 
 def test_the_network_of_the_docs_works(tmp_path, monkeypatch):
     """The code that docs/extending.md writes in front of the reader is a network."""
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    text = (DOCS / "extending.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     (tmp_path / "two_layers.py").write_text(code)
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
@@ -51,19 +95,20 @@ def test_the_network_of_the_docs_works(tmp_path, monkeypatch):
 )
 def test_every_name_is_in_the_docs(name):
     """A row of a table that no page names is undocumented."""
-    pages = [p.read_text(encoding="utf-8") for p in PAGES]
-    pages += [p.read_text(encoding="utf-8") for p in (ROOT / "docs" / "configs").glob("*.toml")]
+    pages = [p.read_text(encoding="utf-8") for p in (*PAGES, *DOCS.glob("configs/*.toml"))]
 
     assert any(name in page or name.replace("_", "-") in page for page in pages)
 
 
-def test_the_commands_of_the_tutorial_exist():
-    """Every `cleft ...` line of README and tutorial names a command and options it has."""
-    reference = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    for page in (ROOT / "README.md", ROOT / "docs" / "tutorial.md"):
-        blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-        for line in re.findall(r"^cleft ([a-z-]+)(.*)$", "".join(blocks), re.MULTILINE):
-            section = re.search(rf"## cleft {line[0]}\n.*?(?=\n## |\Z)", reference, re.DOTALL)
-            assert section, line
-            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line[1].split("#")[0]):
-                assert option in section[0], (line, option)
+@EVERY
+def test_the_commands_of_a_page_exist(page):
+    """Every `cleft ...` line and every such command in the text has a name and options it has."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    lines = re.findall(r"^(?:srun )?cleft ([a-z-]+)(.*)$", blocks, re.MULTILINE)
+    prose = re.findall(r"`cleft ([a-z][a-z-]*)([^`]*)`", text)
+    for name, rest in lines + prose:
+        section = re.search(rf"## cleft {name}\n.*?(?=\n## |\Z)", REFERENCE, re.DOTALL)
+        assert section, name
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest.split("#")[0]):
+            assert re.search(rf"{option}\b", section[0]), (name, option)
