@@ -23,6 +23,11 @@ ROOT = Path(__file__).parents[1]
 NOT_RUN = ("make", "pip")
 SHAPE = (20, 752, 1024)
 VOXEL_SIZE = (50.0, 4.6, 4.6)
+SMALL = {
+    "steps = .*": "steps = 2\nworkers = 0",
+    "batch_size = .*": "batch_size = 1",
+    "preset = .*": 'preset = "lite"\ninput_shape = [8, 64, 64]',
+}
 CORNERS = ((0, 0), (688, 0), (688, 608))  # y, x: trained on, chosen on, reported
 
 
@@ -46,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     """The current folder, with every file that the pages take for granted."""
     monkeypatch.chdir(tmp_path)
     raw, clefts = np.full(SHAPE, 128, np.uint8), np.full(SHAPE, BACKGROUND, np.uint64)
-    clefts[:, 60:512:120] = 1  # so that no patch is drawn again for want of clefts
+    clefts[:, 30:512:60] = 1  # so that no patch is drawn again for want of clefts
     grown = tissue((8, 64, 64), VOXEL_SIZE, seed=1)  # the default checkpoint finds clefts in it
     for y, x in CORNERS:
         here = np.s_[:8, y : y + 64, x : x + 64]
@@ -65,8 +70,9 @@ def folder(tmp_path, monkeypatch):
     for z, section in enumerate(grown.raw):
         tifffile.imwrite(f"sections/{z:03}.tif", section)
     config = (ROOT / "docs" / "configs" / "default.toml").read_text(encoding="utf-8")
-    config = re.sub(r"(?m)^steps = .*$", "steps = 2\nworkers = 0", config)
-    config = re.sub(r"(?m)^batch_size = .*$", "batch_size = 1", config)
+    for line, small in SMALL.items():
+        config, found = re.subn(f"(?m)^{line}$", small, config)
+        assert found == 1, line
     Path("docs", "configs").mkdir(parents=True)
     for path in (Path("config.toml"), Path("docs", "configs", "default.toml")):
         path.write_text(config, encoding="utf-8")
