@@ -25,7 +25,7 @@ HEAVY = {
 }
 
 WIDTH, LEFT, PADDING, GAP = 900, 34, 10, 8  # px
-LETTER, LINE = 7.0, 34  # px: of a name's letter, of a row of rooms
+LETTER, LINE = 8, 34  # px: of a name's letter, of a row of rooms
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" \
 role="img" font-family="ui-sans-serif, system-ui, sans-serif" font-size="13">
 <title>The layers of the package, from the command line down to the errors</title>
@@ -76,7 +76,7 @@ def _rows(layer: list[str]) -> Iterator[list[tuple[int, int, str]]]:
     """Left edge, width and name of the rooms of a layer, line by line."""
     row, x = [], LEFT + GAP
     for room in layer:
-        width = round(LETTER * len(" ".join([room, *libraries(room)]))) + 2 * PADDING
+        width = LETTER * len(" ".join([room, *libraries(room)])) + 2 * PADDING
         if row and x + width > WIDTH - 2 * GAP:
             yield row
             row, x = [], LEFT + GAP
