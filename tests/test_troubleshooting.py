@@ -22,16 +22,21 @@ LEAST = 10  # letters that a message has of its own; with fewer it looks like an
 def pattern(node):
     """What a string of the source looks like with its values filled in; "" of what says little."""
     if isinstance(node, ast.JoinedStr):
-        parts = [part.value if isinstance(part, ast.Constant) else None for part in node.values]
+        parts = [part.value if isinstance(part, ast.Constant) else part for part in node.values]
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         pieces = re.split(r"(%(?:\.\d+)?[sdf]|\{\})", node.value)
         parts = [None if n % 2 else piece.replace("%%", "%") for n, piece in enumerate(pieces)]
     else:
         return ""
-    if sum(len(part or "") for part in parts) < LEAST:
+    if sum(len(part) for part in parts if isinstance(part, str)) < LEAST:
         return ""
-    filled = "".join(".+" if part is None else re.escape(part) for part in parts)
+    filled = "".join(re.escape(p) if isinstance(p, str) else value(p) for p in parts)
     return f"(?:.+: )?{filled}"  # behind what it is about
+
+
+def value(part):
+    """What a value in a string looks like; a `repr` is in quotes or brackets."""
+    return r"['\"\[({].*" if getattr(part, "conversion", -1) == ord("r") else ".+"
 
 
 PATTERNS = [re.compile(found) for found in {pattern(node) for node in NODES} - {""}]
