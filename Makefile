@@ -42,7 +42,7 @@ interop: $(READY) ## Let other libraries read what cleft writes; installs them e
 docs: $(SITE_READY) ## Write the generated pages and build the site, in site/
 	$(BIN)/python docs/generate_commands.py
 	$(BIN)/python docs/generate_layers.py
-	$(BIN)/sphinx-build -q -W --keep-going docs site
+	$(BIN)/sphinx-build -q -E -W --keep-going docs site
 
 $(SITE_READY): $(READY)
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
