@@ -104,8 +104,8 @@ def test_every_name_is_in_the_docs(name):
 def test_the_commands_of_a_page_exist(page):
     """Every `cleft ...` line and every such command in the text has a name and options it has."""
     text = page.read_text(encoding="utf-8")
-    blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
-    lines = re.findall(r"^(?:srun )?cleft ([a-z-]+)(.*)$", blocks, re.MULTILINE)
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    lines = re.findall(r"^ *(?:srun )?cleft ([a-z-]+)(.*)$", blocks, re.MULTILINE)
     prose = re.findall(r"`cleft ([a-z][a-z-]*)([^`]*)`", text)
     for name, rest in lines + prose:
         section = re.search(rf"## cleft {name}\n.*?(?=\n## |\Z)", REFERENCE, re.DOTALL)
