@@ -40,9 +40,23 @@ def memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """
     available = _field(proc / "meminfo", "MemAvailable:") * 1024  # said in kB
     free = min([available, *map(_left, _groups("memory", proc, cgroups))])
-    if math.isinf(free):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(0, int(free))
+    return built_in_memory() if math.isinf(free) else max(0, int(free))
+
+
+def built_in_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_limit(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes that the tightest control group grants its processes; None of no group's limit."""
+    stated = (
+        _number(_text(group / name).strip())
+        for group in _groups("memory", proc, cgroups)
+        for name in ("memory.max", "memory.limit_in_bytes")
+    )
+    least = min(stated, default=math.inf)
+    return int(least) if least < built_in_memory() else None
 
 
 def _groups(controller: str, proc: Path, cgroups: Path) -> Iterator[Path]:

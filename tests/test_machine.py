@@ -9,7 +9,7 @@ import pytest
 
 from cleftcli import machine
 from cleftcli.errors import ResourceError
-from cleftcli.machine import cores, free_space, memory, try_writing, writing
+from cleftcli.machine import cores, free_space, memory, memory_limit, try_writing, writing
 
 GB = 1_024_000_000  # whole kB
 V2 = "0::/a/b/c\n"
@@ -163,6 +163,20 @@ def test_memory_is_what_is_built_in_where_nothing_is_told(tree):
     assert memory(*tree()) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = {"a/memory.max": f"{3 * GB}", "a/memory.current": f"{GB}"}
     assert memory(*tree(V2, limits)) == 2 * GB
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_the_limit_of_memory_is_the_tightest_one_stated(tree, case, monkeypatch):
+    """Whatever is used of it; None where nobody limits, or grants more than there is."""
+    monkeypatch.setattr(machine, "built_in_memory", lambda: 32 * GB)
+    stated = [
+        int(v)
+        for k, v in LIMITS[case][1].items()
+        if "max" in k.split("/")[-1] and v.strip() != "max"
+    ]
+    stated += [int(v) for k, v in LIMITS[case][1].items() if "limit_in_bytes" in k]
+    least = min((n for n in stated if n < 32 * GB), default=None)
+    assert memory_limit(*tree(*LIMITS[case][:2], MEMINFO)) == least
 
 
 def test_this_machine_grants_something():
