@@ -1,7 +1,6 @@
 """`cleft info`."""
 
 import math
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -55,6 +54,6 @@ def _shown(part: dict[str, Any]) -> list[tuple[str, object]]:
 
 def _bars(shares: list[float]) -> str:
     """A histogram in one line."""
-    ramp = " ▁▂▃▄▅▆▇█" if "utf" in (sys.stdout.encoding or "").lower() else " .:-=+*#"
+    ramp = report.drawn(" ▁▂▃▄▅▆▇█", " .:-=+*#")
     highest = max(shares) or 1.0
     return "".join(ramp[math.ceil(s / highest * (len(ramp) - 1))] for s in shares)

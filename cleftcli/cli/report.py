@@ -95,6 +95,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def drawn(text: str, plain: str) -> str:
+    """The text where stdout can show it, else a plain one."""
+    return text if "utf" in (sys.stdout.encoding or "").lower() else plain
+
+
 def hint(text: str) -> None:
     """The next useful command, on stderr."""
     if logging.getLogger("cleftcli").isEnabledFor(logging.INFO):
