@@ -18,7 +18,7 @@ import numpy as np
 
 from cleftcli.errors import CleftError, InputError
 from cleftcli.geometry import Zyx
-from cleftcli.volumes import chunked, creation, documents, hdf5, precomputed, tiff
+from cleftcli.volumes import chunked, creation, documents, hdf5, images, precomputed, tiff
 from cleftcli.volumes.address import HDF5, TIFF, absolute, check_exists, split_address
 from cleftcli.volumes.axes import AS_STORED, Nm, Reading
 from cleftcli.volumes.chunks import Scan
@@ -37,6 +37,7 @@ __all__ = [
     "absolute",
     "choose_format",
     "chunks_behind",
+    "coarser_levels",
     "create_volume",
     "crop",
     "has_array",
@@ -195,6 +196,22 @@ def list_volumes(address: str) -> list[str]:
     found = format.list_arrays(container)
     inside = [d for d in found if not group or d == group or d.startswith(group + "/")]
     return [posixpath.join(container, d) if d else container for d in inside]
+
+
+def coarser_levels(volume: Volume) -> list[Volume]:
+    """The coarser scales of the image that a volume is the finest of, from fine to coarse.
+
+    Raises:
+        InputError: one that is named is not there.
+        UnsafeError: metadata that leave the container.
+    """
+    if volume.format not in documents.LAYOUTS:
+        return []
+    container, dataset = split_address(volume.address)
+    return [
+        open_volume(posixpath.join(container, path))
+        for path in images.levels(container, dataset, volume.format)
+    ]
 
 
 def has_array(address: str) -> bool:
