@@ -19,6 +19,7 @@ from cleftcli import __version__
 from cleftcli.cli import (
     convert,
     demo,
+    doctor,
     evaluate,
     export_cremi,
     info,
@@ -107,6 +108,7 @@ app.command("segment")(segment.main)
 app.command("evaluate")(evaluate.main)
 app.command("export-cremi")(export_cremi.main)
 app.command("demo")(demo.main)
+app.command("doctor")(doctor.main)
 
 
 def main() -> None:
