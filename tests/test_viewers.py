@@ -330,6 +330,7 @@ def test_the_command_of_napari_runs_in_any_folder(layers, monkeypatch, tmp_path)
     assert [named["found"][0].name, named["found"][0].address] == ["o'dd", f"{odd}/raw"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_napari_itself_takes_the_layers(layers):
     """Where it is installed: a viewer without a window holds them, and slices them lazily."""
     pytest.importorskip("napari")

@@ -152,7 +152,7 @@ def _is_before(library: str, mended: str) -> bool:
     return _is_there(library) and Version(version(library)) < Version(mended)
 
 
-# What cleft does with each library decides what is listed; a test keeps `mended` within reach.
+# Of libraries that every installation has; `what` ends with how far cleft is exposed to it.
 WEAKNESSES = (
     Weakness(
         "torch",
