@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cleftcli.checks import CHECKS, Finding
 from cleftcli.cli import app
 from cleftcli.cli.report import SCHEMA_VERSION
 from tests.conftest import store
@@ -23,6 +24,7 @@ LINES = [  # what comes before the last command of a line makes what that one re
     "train config.toml -o run",
     "train config.toml -o check.png --check",
     "networks",
+    "doctor .",
     PREDICT,
     f"{PREDICT} --dry-run",
     f"{CONVERT}; status copy.zarr",
@@ -41,6 +43,8 @@ def folder(tmp_path, monkeypatch, volume, checkpoint):
     """The current folder, with what the lines read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cleftcli.jobs.networks.available", lambda: ["unet3d"])  # all take long
+    well = {name: Finding("ok", "fine") for name in CHECKS}  # whatever the machine
+    monkeypatch.setattr("cleftcli.jobs.doctor.examine", lambda _: well.items())
     data = np.zeros((10, 48, 64), np.uint8)
     data[3:6, 10:20, 10:30] = 200
     store("prediction.zarr/cleft", data, content="probability", complete=True)

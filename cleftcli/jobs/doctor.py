@@ -11,7 +11,6 @@ from cleftcli.checks.apart import examine
 from cleftcli.errors import InputError
 
 Report = Callable[[int, int], None]
-SCHEMA_VERSION = 1
 
 
 def doctor(folder: Path, *, report: Report) -> dict[str, Any]:
@@ -22,7 +21,7 @@ def doctor(folder: Path, *, report: Report) -> dict[str, Any]:
         report: called with checks done and checks in all.
 
     Returns:
-        {"schema_version", "folder", "checks": [{"name", "state", "fact", "advice", "numbers"}],
+        {"folder", "checks": [{"name", "state", "fact", "advice", "numbers"}],
         "commands": [{"name", "limited_by"}]}; states are ok, note and problem, and what limits a
         command are checks that are not ok.
 
@@ -36,7 +35,6 @@ def doctor(folder: Path, *, report: Report) -> dict[str, Any]:
         found[name] = finding
         report(len(found), len(CHECKS))
     return {
-        "schema_version": SCHEMA_VERSION,
         "folder": str(folder.absolute()),
         "checks": [_told(name, finding) for name, finding in found.items()],
         "commands": [
