@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar
@@ -21,6 +21,13 @@ from typing import ClassVar
 log = logging.getLogger(__name__)
 
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
+
+
+def _nothing(_code: int) -> None:
+    pass
+
+
+last_words: Callable[[int], object] = _nothing  # called where a process ends without unwinding
 
 
 class Stop:
@@ -51,11 +58,15 @@ class Stop:
         """
         if not self.ends_process:
             self.exit()
-        sys.stdout.flush()
-        if sys.stderr.isatty():
-            sys.stderr.write(SHOW_CURSOR)
-        sys.stderr.flush()
-        os._exit(128 + (self.signal or signal.SIGTERM))
+        code = 128 + (self.signal or signal.SIGTERM)
+        try:
+            if sys.stderr.isatty():
+                sys.stderr.write(SHOW_CURSOR)
+            last_words(code)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
 
 def own_process() -> None:

@@ -179,6 +179,8 @@ def _forget(output: Output) -> None:
         ledger.unlink()
 
 
-def _report(report: Report, before: int, total: int, done: int, _: int) -> None:
+def _report(
+    report: Report, before: int, total: int, done: int, _: int, facts: dict[str, float]
+) -> None:
     """Of all levels."""
-    report(before + done, total)
+    report(before + done, total, facts)

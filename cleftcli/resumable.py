@@ -7,6 +7,7 @@ are there, so that no later command takes a part for the whole.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from cleftcli.stored import sound
 from cleftcli.volumes import Volume, write_attributes
 
 log = logging.getLogger(__name__)
-Report = Callable[[int, int], None]
+Report = Callable[[int, int, dict[str, float]], None]
 
 CONTRACT = 2  # raised when the same settings would give other voxels
 
@@ -60,7 +61,7 @@ def make(
         fingerprint: every setting that changes voxels.
         workers: see `blockwise.run`; those of a part do its blocks only.
         overwrite: replace an output of cleft made with other settings.
-        report: called with blocks done and blocks in all.
+        report: called with blocks done, blocks in all, and how fast it goes or what failed.
         further: outputs that the blocks write too; they share its fate and its ledger.
         skipped: indices of blocks that stay 0.
 
@@ -134,17 +135,24 @@ def _run(
     count, total = len(done), len(plan)
     failures: list[tuple[Block, BaseException]] = []
     missing = [i for i in range(total) if workers.takes(i) and i not in done]
-    report(count, total)
+    begun, voxels = time.monotonic(), 0
+
+    def tell() -> None:
+        speed = voxels / max(time.monotonic() - begun, 1e-9)
+        report(count, total, {"voxels_per_second": speed, "failed": len(failures)})
 
     def finished(block: Block, facts: dict[str, Any]) -> None:
-        nonlocal count
+        nonlocal count, voxels
         ledger.record(block.index, facts)
-        count += 1
-        report(count, total)
+        count, voxels = count + 1, voxels + block.write.size
+        tell()
 
     def failed(block: Block, error: BaseException) -> None:
         ledger.fail(block.index, error)
         failures.append((block, error))
+        tell()
+
+    report(count, total, {})
 
     if missing:
         blocks = (plan[i] for i in missing)

@@ -6,17 +6,20 @@ stderr; an error a person can mend is one line and an exit code.
 
 from __future__ import annotations
 
-import errno
+import io
 import logging
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from cleftcli import __version__
 from cleftcli.cli import (
+    boundary,
+    config,
     convert,
     demo,
     doctor,
@@ -26,44 +29,30 @@ from cleftcli.cli import (
     make_labels,
     networks,
     predict,
+    report,
     segment,
+    settings,
     status,
     train,
     verify,
 )
-from cleftcli.errors import CleftError, ResourceError
 from cleftcli.interrupt import own_process
 
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Boundary(TyperGroup):
-    """Where errors become a line on stderr and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except CleftError as error:
-            typer.echo(f"cleft: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except OSError as error:
-            if error.errno not in OUT_OF_SPACE:
-                raise
-            typer.echo(f"cleft: {error}; what is finished is kept", err=True)
-            raise typer.Exit(ResourceError.exit_code) from error
-
+EVERYWHERE = (
+    "-q, -v and the other options of cleft itself may stand here too; each option has a variable "
+    "and a key in config files: see cleft --help."
+)
 
 app = typer.Typer(
     name="cleft",
-    cls=Boundary,
-    no_args_is_help=True,
+    cls=boundary.Boundary,
     rich_markup_mode=None,  # markup would eat the brackets of voxel ranges
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "auto_envvar_prefix": "CLEFT",
+    },
 )
 
 
@@ -73,13 +62,56 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")]
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "-v",
+        "--verbose",
+        count=True,
+        show_default=False,
+        help="A line for each block; -vv: what libraries log, too.",
+    ),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show where errors come from.")]
+ColorOption = Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR=1.")]
+ProgressOption = Annotated[
+    Literal["auto", "json"],
+    typer.Option(help="json: an object a line on stderr, each time something is done."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="TOML",
+        envvar="CLEFT_CONFIG",
+        allow_from_autoenv=False,
+        callback=settings.use,
+        is_eager=True,
+        help="Values for options that are not typed.",
+    ),
+]
+VersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version",
+        callback=_show_version,
+        is_eager=True,
+        allow_from_autoenv=False,
+        help="Print the version.",
+    ),
+]
+
+
 @app.callback()
 def _cleft(
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
-    _version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
-    ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+    debug: DebugOption = False,
+    no_color: ColorOption = False,
+    progress: ProgressOption = "auto",
+    _config: ConfigOption = None,
+    _version: VersionOption = False,
 ) -> None:
     """Find synaptic clefts in volume electron microscopy.
 
@@ -88,30 +120,54 @@ def _cleft(
     cleft predict volume.zarr               clefts in a volume of yours
     cleft evaluate prediction.zarr truth.hdf --json
 
+    These options may stand before or behind the command. What is not typed comes from variables
+    (CLEFT_PREDICT_WORKERS=2), then from the file of --config, then from yours, which is
+    ~/.config/cleft/config.toml. `cleft config show` tells which.
+
     Exit codes: 0 done, 1 bug, 2 usage, 3 unusable input, 4 incomplete, 5 output belongs to
     something else, 6 resources, 7 refused as unsafe, 130/143 interrupted (work is kept).
     """
-    level = logging.ERROR if quiet else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("cleftcli").setLevel(level)
+    form = "%(asctime)s %(name)s: %(message)s" if verbose > 1 else "%(message)s"
+    below = logging.DEBUG if verbose > 1 else logging.WARNING
+    logging.basicConfig(level=below, format=form, handlers=[report.Lines()], force=True)
+    own = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("cleftcli").setLevel(own)
+    report.style, boundary.debug = progress, debug
+    if no_color:
+        os.environ["NO_COLOR"] = "1"  # for libraries and the processes of workers
 
 
-app.command("info")(info.main)
-app.command("convert")(convert.main)
-app.command("make-labels")(make_labels.main)
-app.command("train")(train.main)
-app.command("networks")(networks.main)
-app.command("predict")(predict.main)
-app.command("status")(status.main)
-app.command("verify")(verify.main)
-app.command("segment")(segment.main)
-app.command("evaluate")(evaluate.main)
-app.command("export-cremi")(export_cremi.main)
-app.command("demo")(demo.main)
-app.command("doctor")(doctor.main)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "info": info.main,
+    "convert": convert.main,
+    "make-labels": make_labels.main,
+    "train": train.main,
+    "networks": networks.main,
+    "predict": predict.main,
+    "status": status.main,
+    "verify": verify.main,
+    "segment": segment.main,
+    "evaluate": evaluate.main,
+    "export-cremi": export_cremi.main,
+    "demo": demo.main,
+    "doctor": doctor.main,
+}
+for name, command in COMMANDS.items():
+    app.command(name, cls=boundary.Command, epilog=EVERYWHERE)(command)
+app.add_typer(config.app, name="config")
 
 
 def main() -> None:
     """The console script."""
     own_process()
+    _open_streams()
     app()
+
+
+def _open_streams() -> None:
+    """Streams that were closed take nothing; those of few letters take the others by number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

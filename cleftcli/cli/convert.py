@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cleftcli.cli import report
+from cleftcli.cli import complete, report
 from cleftcli.cli.options import (
     AxesOption,
     ChannelOption,
@@ -24,7 +24,10 @@ from cleftcli.cli.options import (
 )
 from cleftcli.geometry import parse_zyx
 
-SourceArg = Annotated[str, typer.Argument(metavar="SRC", help="Any readable volume.")]
+SourceArg = Annotated[
+    str,
+    typer.Argument(metavar="SRC", autocompletion=complete.datasets, help="Any readable volume."),
+]
 TargetArg = Annotated[str, typer.Argument(metavar="DST", help="Store to write, .zarr or .n5.")]
 ChunksOption = Annotated[
     str | None, typer.Option(help="Voxels z,y,x of a chunk. Default: 16,128,128.")
@@ -56,9 +59,9 @@ def main(
     cleft convert sections/ stack.zarr --voxel-size 40,4,4
     cleft convert stack.tif stack.n5 --channel 0 --chunks 32,256,256
     """
-    from cleftcli.jobs.convert import convert
+    with report.progress("blocks", "looking at the source") as shown:
+        from cleftcli.jobs.convert import convert
 
-    with report.progress("blocks") as shown:
         found = convert(
             source,
             target,
@@ -72,3 +75,4 @@ def main(
             report=shown,
         )
     report.result(found, as_json=json, text=found["output"])
+    report.hint("info", found["output"])

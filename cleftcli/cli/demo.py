@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cleftcli.cli import report
+
 FolderOption = Annotated[Path, typer.Option("-o", "--output", help="Folder to work in.")]
 
 
@@ -17,21 +19,21 @@ def main(output: FolderOption = Path("cleft-demo")) -> None:
     \b
     cleft demo
     cleft demo -o /tmp/demo
+    cleft demo --output ~/cleft-demo
     """
     from cleftcli.jobs.demo import finish, prepare
 
     demo = prepare(output)
-    typer.echo(f"A volume like serial-section EM: {demo.volume}", err=True)
+    report.say(f"A volume like serial-section EM: {demo.volume}")
     scores = ""
     for command in demo.commands:
-        typer.echo(f"\n$ cleft {shlex.join(command)}", err=True)
+        report.say(f"\n$ cleft {shlex.join(command)}")
         printed = _run(command)
         scores = printed if command[0] == "evaluate" else scores
     picture, auc = finish(demo, scores)
-    typer.echo(
-        f"\nAUC {auc:.4f} on the part that was not trained on. Raw, truth, prediction:", err=True
-    )
+    report.say(f"\nAUC {auc:.4f} on the part that was not trained on. Raw, truth, prediction:")
     typer.echo(picture)
+    report.hint("predict", "VOLUME")
 
 
 def _run(command: list[str]) -> str:
@@ -39,7 +41,7 @@ def _run(command: list[str]) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "cleftcli", *command], stdout=subprocess.PIPE, text=True, check=False
     )
-    typer.echo(done.stdout.rstrip(), err=True)
+    report.say(done.stdout.rstrip())
     if done.returncode:
         raise typer.Exit(done.returncode)
     return done.stdout

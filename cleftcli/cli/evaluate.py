@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cleftcli.cli import report
+from cleftcli.cli import complete, report
 from cleftcli.cli.options import (
     JsonOption,
     RoiOption,
@@ -20,6 +20,7 @@ PairsArg = Annotated[
     list[str],
     typer.Argument(
         metavar="PREDICTION TRUTH",
+        autocompletion=complete.datasets,
         help="Probability, mask or ids, and the ids or mask to hold it against; one or more pairs.",
     ),
 ]
@@ -54,19 +55,28 @@ def main(
     cleft evaluate prediction.zarr sample_A.hdf --sweep --min-voxels 0,100,200
     cleft evaluate A.zarr sample_A.hdf B.zarr sample_B.hdf C.zarr sample_C.hdf
     """
-    from cleftcli.jobs.evaluate import evaluate
+    with report.progress("scoring"):
+        from cleftcli.jobs.evaluate import evaluate
 
-    found = evaluate(
-        pairs(volumes),
-        threshold=threshold,
-        sweeping=sweep,
-        min_voxels=counts(min_voxels),
-        roi=roi,
-        voxel_size=parse_voxel_size(voxel_size),
-        table=table,
-        save_to=save_to,
-    )
+        found = evaluate(
+            pairs(volumes),
+            threshold=threshold,
+            sweeping=sweep,
+            min_voxels=counts(min_voxels),
+            roi=roi,
+            voxel_size=parse_voxel_size(voxel_size),
+            table=table,
+            save_to=save_to,
+        )
     report.result(found, as_json=json, text=_text(found))
+    _suggest(volumes[::2], found)
+
+
+def _suggest(predictions: list[str], found: dict[str, Any]) -> None:
+    chosen = (found.get("best_by_cremi_score") or found).get("threshold")
+    options = ["--threshold", f"{chosen:g}"] if chosen is not None else []
+    target = "submission.hdf" if len(predictions) == 1 else "submissions"
+    report.hint("export-cremi", *predictions, "-o", target, *options)
 
 
 def _text(found: dict[str, Any]) -> str:

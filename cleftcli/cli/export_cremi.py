@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cleftcli.cli import report
+from cleftcli.cli import complete, report
 from cleftcli.cli.options import (
     JsonOption,
     OverwriteOption,
@@ -19,6 +19,7 @@ PredictionsArg = Annotated[
     list[str],
     typer.Argument(
         metavar="PREDICTION",
+        autocompletion=complete.datasets,
         help="Containers or datasets: probability, mask or ids; with --check, submissions.",
     ),
 ]
@@ -54,25 +55,29 @@ def main(
     cleft export-cremi A+.zarr B+.zarr C+.zarr -o submissions --padded
     cleft export-cremi --check sample_A+.hdf
     """
-    from cleftcli.jobs import export_cremi as job
-
     if check:
-        checked = job.check([Path(p) for p in predictions])
+        from cleftcli.jobs.export_cremi import check as check_files
+
+        checked = check_files([Path(p) for p in predictions])
         report.result({"submissions": checked}, as_json=json, text=_text(checked))
         raise typer.Exit(InputError.exit_code if any(c["problems"] for c in checked) else 0)
     if output is None:
         raise UsageError("-o is missing: a .hdf file, or a folder for several predictions")
-    found = job.export_cremi(
-        predictions,
-        output,
-        threshold=threshold,
-        padded=padded,
-        voxel_size=parse_voxel_size(voxel_size),
-        allow_uniform=allow_uniform,
-        overwrite=overwrite,
-    )
-    text = "\n".join(f["output"] for f in found)
-    report.result({"submissions": found}, as_json=json, text=text)
+    with report.progress("exporting"):
+        from cleftcli.jobs.export_cremi import export_cremi
+
+        found = export_cremi(
+            predictions,
+            output,
+            threshold=threshold,
+            padded=padded,
+            voxel_size=parse_voxel_size(voxel_size),
+            allow_uniform=allow_uniform,
+            overwrite=overwrite,
+        )
+    files = [f["output"] for f in found]
+    report.result({"submissions": found}, as_json=json, text="\n".join(files))
+    report.hint("export-cremi", "--check", *files)
 
 
 def _text(checked: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cleftcli.cli import report
+from cleftcli.cli import complete, report
 from cleftcli.cli.options import (
     AxesOption,
     ChannelOption,
@@ -15,7 +15,12 @@ from cleftcli.cli.options import (
 )
 
 PathArg = Annotated[
-    str, typer.Argument(metavar="PATH", help="Store, array, checkpoint or run folder.")
+    str,
+    typer.Argument(
+        metavar="PATH",
+        autocompletion=complete.datasets,
+        help="Store, array, checkpoint or run folder.",
+    ),
 ]
 
 
@@ -37,6 +42,20 @@ def main(
 
     found = info(path, parse_reading(voxel_size, axes, channel))
     report.result(found, as_json=json, text=_text(found))
+    report.hint(*_next(found))
+
+
+def _next(found: dict[str, Any]) -> list[str]:
+    """What to do with a checkpoint, a prediction, clefts, or raw."""
+    path = found["path"]
+    contents = {part.get("content") for part in found.get("arrays", [])}
+    if found["kind"] == "checkpoint":
+        return ["predict", "VOLUME", "--checkpoint", path]
+    if "probability" in contents:
+        return ["segment", path, "-o", "clefts.zarr", "--table", "clefts.csv"]
+    if contents & {"ids", "mask"}:
+        return ["evaluate", path, "TRUTH"]
+    return ["predict", path]
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -1,10 +1,10 @@
 """`cleft make-labels`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from cleftcli.cli import report
+from cleftcli.cli import complete, report
 from cleftcli.cli.options import (
     ClusterOption,
     FormatOption,
@@ -21,13 +21,19 @@ from cleftcli.cli.options import (
     parse_workers,
 )
 
-CleftsArg = Annotated[str, typer.Argument(metavar="CLEFTS", help="Cleft ids or mask.")]
-TargetOption = Annotated[str, typer.Option(help="tanh-distance, signed-distance or mask.")]
+CleftsArg = Annotated[
+    str,
+    typer.Argument(metavar="CLEFTS", autocompletion=complete.datasets, help="Cleft ids or mask."),
+]
+TargetOption = Annotated[
+    Literal["mask", "tanh-distance", "signed-distance"], typer.Option(help="What to make of them.")
+]
 ScaleOption = Annotated[
     float | None, typer.Option(help="Distance at which tanh has the argument 1, in --unit.")
 ]
 UnitOption = Annotated[
-    str | None, typer.Option(help="nm, or voxel: edges of the finest voxel. Default: the target's.")
+    Literal["nm", "voxel"] | None,
+    typer.Option(help="voxel: edges of the finest voxel. Default: the target's."),
 ]
 
 
@@ -53,10 +59,11 @@ def main(
     \b
     cleft make-labels sample_A.hdf -o labels.zarr
     cleft make-labels clefts.n5/ids -o labels.n5 --target signed-distance
+    cleft make-labels sample_A.hdf -o labels.zarr --scale 50 --unit nm --workers 4
     """
-    from cleftcli.jobs.make_labels import make_labels
+    with report.progress("blocks", "looking at the clefts") as shown:
+        from cleftcli.jobs.make_labels import make_labels
 
-    with report.progress("blocks") as shown:
         found = make_labels(
             clefts,
             output,
@@ -71,3 +78,4 @@ def main(
             report=shown,
         )
     report.result(found, as_json=json, text=found["output"])
+    report.hint("info", found["output"])

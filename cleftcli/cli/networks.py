@@ -19,7 +19,8 @@ def main(
 
     \b
     cleft networks
-    cleft networks --measure --json
+    cleft networks --measure --device cpu
+    cleft networks --json
     """
     from cleftcli.jobs.networks import networks
 

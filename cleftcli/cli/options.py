@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cleftcli.cli import complete
 from cleftcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,11 +18,19 @@ OutputOption = Annotated[str, typer.Option("-o", "--output", help="Store to writ
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that cleft made.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-FormatOption = Annotated[
-    str | None, typer.Option(help="zarr2, zarr3 or n5. Default: by the name, zarr2 for .zarr.")
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", allow_from_autoenv=False, help="Print the result, or the error, as JSON."
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+FormatOption = Annotated[
+    Literal["zarr2", "zarr3", "n5"] | None,
+    typer.Option(help="Default: by the name, zarr2 for .zarr."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or cuda:1.", autocompletion=complete.devices)
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes on this machine. Default: 1, or one for each GPU."),
@@ -64,7 +73,11 @@ ThresholdOption = Annotated[
 MinVoxelsOption = Annotated[int, typer.Option(min=0, help="Drop clefts with fewer voxels.")]
 PredictionArg = Annotated[
     str,
-    typer.Argument(metavar="PREDICTION", help="Container or dataset: probability, mask or ids."),
+    typer.Argument(
+        metavar="PREDICTION",
+        autocompletion=complete.datasets,
+        help="Container or dataset: probability, mask or ids.",
+    ),
 ]
 CheckpointOption = Annotated[
     Path | None, typer.Option(help="safetensors checkpoint. Default: the one that ships.")

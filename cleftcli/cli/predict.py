@@ -1,10 +1,10 @@
 """`cleft predict`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from cleftcli.cli import report
+from cleftcli.cli import complete, report
 from cleftcli.cli.options import (
     AxesOption,
     ChannelOption,
@@ -28,7 +28,12 @@ from cleftcli.cli.options import (
 from cleftcli.geometry import parse_zyx
 
 VolumeArg = Annotated[
-    str, typer.Argument(metavar="VOLUME", help="Raw volume: container or dataset.")
+    str,
+    typer.Argument(
+        metavar="VOLUME",
+        autocompletion=complete.datasets,
+        help="Raw volume: container or dataset.",
+    ),
 ]
 OutputOption = Annotated[
     str | None,
@@ -45,9 +50,12 @@ ContextOption = Annotated[
     str,
     typer.Option(help="Voxels z,y,x at a tile's faces that it leaves to the tile next to it."),
 ]
-BlendOption = Annotated[str, typer.Option(help="bump, or none: tiles stacked as in the paper.")]
+BlendOption = Annotated[
+    Literal["bump", "none"], typer.Option(help="none: tiles stacked as in the paper.")
+]
 TtaOption = Annotated[
-    str, typer.Option(help="none, or flips: the mean over the 8 flips of z, y and x of each tile.")
+    Literal["none", "flips"],
+    typer.Option(help="flips: the mean over the 8 flips of z, y and x of each tile."),
 ]
 ChannelsOption = Annotated[
     str,
@@ -64,8 +72,12 @@ BatchOption = Annotated[
         "state it to continue on another card.",
     ),
 ]
-PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
-DtypeOption = Annotated[str, typer.Option(help="uint8 (0..255 is 0..1) or float32.")]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="In which the network computes.")
+]
+DtypeOption = Annotated[
+    Literal["uint8", "float32"], typer.Option(help="Of the output; in uint8, 0..255 is 0..1.")
+]
 RangeOption = Annotated[
     str | None, typer.Option(help="Intensities of black and white. Default for uint8: 0,255.")
 ]
@@ -77,7 +89,11 @@ MismatchOption = Annotated[
 ]
 MaskOption = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="Predict where this volume is not 0; it may be coarser."),
+    typer.Option(
+        metavar="ADDRESS",
+        autocompletion=complete.datasets,
+        help="Predict where this volume is not 0; it may be coarser.",
+    ),
 ]
 PyramidOption = Annotated[
     bool, typer.Option("--pyramid", help="Also write coarser levels, for viewers.")
@@ -125,40 +141,43 @@ def main(
     cleft predict sample_A.hdf/volumes/raw -o prediction.zarr --roi 0:40,:,:1024
     cleft predict volume.zarr --dry-run
     """
-    from cleftcli.jobs import predict as job
-    from cleftcli.prediction_settings import Settings
-
     low_high = numbers(intensity_range, 2)
-    settings = Settings(
-        volume=volume,
-        output=output,
-        checkpoint=checkpoint,
-        roi=roi,
-        overlap=None if overlap is None else parse_zyx(overlap),
-        context=parse_zyx(context),
-        blend=blend,
-        tta=tta,
-        channels=tuple(channels.split(",")),
-        block=None if block is None else parse_zyx(block),
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        workers=parse_workers(workers, scheduler, cluster, part, patience),
-        dtype=dtype,
-        format=format,
-        intensity_range=None if low_high is None else (low_high[0], low_high[1]),
-        reading=parse_reading(voxel_size, axes, channel),
-        missing=missing,
-        mask=mask,
-        any_voxel_size=allow_voxel_size_mismatch,
-    )
+    with report.progress("blocks", "loading torch") as shown:
+        from cleftcli.jobs import predict as job
+        from cleftcli.prediction_settings import Settings
+
+        settings = Settings(
+            volume=volume,
+            output=output,
+            checkpoint=checkpoint,
+            roi=roi,
+            overlap=None if overlap is None else parse_zyx(overlap),
+            context=parse_zyx(context),
+            blend=blend,
+            tta=tta,
+            channels=tuple(channels.split(",")),
+            block=None if block is None else parse_zyx(block),
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            workers=parse_workers(workers, scheduler, cluster, part, patience),
+            dtype=dtype,
+            format=format,
+            intensity_range=None if low_high is None else (low_high[0], low_high[1]),
+            reading=parse_reading(voxel_size, axes, channel),
+            missing=missing,
+            mask=mask,
+            any_voxel_size=allow_voxel_size_mismatch,
+        )
+        if dry_run:
+            found = job.dry_run(settings)
+        else:
+            found = job.predict(settings, overwrite=overwrite, report=shown, pyramid=pyramid)
     if dry_run:
-        planned = job.dry_run(settings)
-        report.result(planned, as_json=json, text=report.table(list(planned.items())))
+        report.result(found, as_json=json, text=report.table(list(found.items())))
         return
-    with report.progress("blocks") as shown:
-        found = job.predict(settings, overwrite=overwrite, report=shown, pyramid=pyramid)
     report.result(found, as_json=json, text=found["output"])
-    output = found["output"]
-    segment = f"cleft segment {output} -o clefts.zarr --table clefts.csv"
-    report.hint(segment if found["complete"] else f"cleft status {output}")
+    if found["complete"]:
+        report.hint("segment", found["output"], "-o", "clefts.zarr", "--table", "clefts.csv")
+    else:
+        report.hint("status", found["output"])

@@ -1,7 +1,7 @@
 """`cleft segment`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,7 +23,9 @@ LowOption = Annotated[
     typer.Option(help="Probability down to which a cleft extends. Default: threshold."),
 ]
 SectionsOption = Annotated[int, typer.Option(min=0, help="Drop clefts in fewer sections.")]
-ConnectivityOption = Annotated[int, typer.Option(help="6 (faces) or 26 (corners too).")]
+ConnectivityOption = Annotated[
+    Literal[6, 26], typer.Option(help="Voxels touch by faces, or by edges and corners too.")
+]
 TableOption = Annotated[Path | None, typer.Option(help="Table of clefts to write, .csv or .json.")]
 
 
@@ -46,16 +48,19 @@ def main(
     \b
     cleft segment prediction.zarr -o clefts.zarr --table clefts.csv
     cleft segment prediction.zarr -o clefts.zarr --threshold 0.9 --low 0.5 --min-voxels 200
+    cleft segment prediction.zarr/cleft -o clefts.n5 --connectivity 6 --json | jq .clefts
     """
-    from cleftcli.jobs.segment import Rule, segment
+    with report.progress("labelling"):
+        from cleftcli.jobs.segment import Rule, segment
 
-    found = segment(
-        prediction,
-        output,
-        rule=Rule(threshold, low, min_voxels, min_sections, connectivity),
-        table=table,
-        voxel_size=parse_voxel_size(voxel_size),
-        format=format,
-        overwrite=overwrite,
-    )
+        found = segment(
+            prediction,
+            output,
+            rule=Rule(threshold, low, min_voxels, min_sections, connectivity),
+            table=table,
+            voxel_size=parse_voxel_size(voxel_size),
+            format=format,
+            overwrite=overwrite,
+        )
     report.result(found, as_json=json, text=f"{found['output']}\n{found['clefts']} clefts")
+    report.hint("evaluate", found["output"], "TRUTH")

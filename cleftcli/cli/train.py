@@ -37,22 +37,23 @@ def main(
     if check:
         _check(config, output, device, json)
         return
-    from cleftcli.jobs.train import train
+    with report.progress("steps", "loading torch") as shown:
+        from cleftcli.jobs.train import train
 
-    with report.progress("steps") as shown:
         found = train(config, output, resume=resume, device=device, report=shown)
     if found:  # under torchrun the first process speaks
         report.result(found, as_json=json, text=found["checkpoint"])
-        report.hint(f"cleft predict VOLUME --checkpoint {found['checkpoint']}")
+        report.hint("predict", "VOLUME", "--checkpoint", found["checkpoint"])
 
 
 def _check(config: Path, picture: Path, device: str, json: bool) -> None:
-    from cleftcli.jobs.check import check
+    with report.progress("checking"):
+        from cleftcli.jobs.check import check
 
-    found = check(config, picture, device=device)
+        found = check(config, picture, device=device)
     if not found:  # under torchrun the first process speaks
         return
     regions = [report.table(list(region.items())) for region in found["regions"]]
     facts = [(k, v) for k, v in found.items() if k != "regions"]
     report.result(found, as_json=json, text="\n\n".join([*regions, report.table(facts)]))
-    report.hint(f"cleft train {config} -o run")
+    report.hint("train", config, "-o", "run")

@@ -71,7 +71,7 @@ def _decoded(
             else:
                 if not same:
                     yield index, f"other voxels in {dataset} than were written"
-        report(number + 1, len(plan))
+        report(number + 1, len(plan), {})
 
 
 def _say(address: str, plan: BlockPlan, troubles: dict[int, str]) -> str:
