@@ -43,6 +43,13 @@ def one_core(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # in processes of their own
 
 
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch, tmp_path):
+    """Neither the settings of whoever runs the tests, nor files among theirs."""
+    for kind in ("CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / kind.lower()))
+
+
 @pytest.fixture(scope="session")
 def grown():
     """Raw and clefts of a small piece of synthetic tissue, 10x48x64."""

@@ -1,15 +1,17 @@
 """The command line: every exit code, streams, laziness, help."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cleftcli import __version__
-from cleftcli.cli import app, report
+from cleftcli.cli import app
 from tests.conftest import store
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -28,13 +30,13 @@ def test_help_imports_nothing_heavy():
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, "config show"])
 def test_every_command_explains_itself(cleft, name):
-    """Each has a help with an example, brackets intact, and exits with 0."""
-    shown = cleft(name, "--help")
+    """Each has a help with three examples or more, brackets intact, and exits with 0."""
+    shown = cleft(*name.split(), "--help")
 
     assert shown.exit_code == 0
-    assert f"cleft {name}" in shown.stdout
+    assert len(re.findall(rf"^ +cleft {name}(?: |$)", shown.stdout, re.MULTILINE)) >= 3
     assert "\x1b" not in shown.stdout
 
 
@@ -43,9 +45,33 @@ def test_the_version_is_printed(cleft):
     assert cleft("--version").stdout == f"cleft {__version__}\n"
 
 
-def test_an_unknown_option_is_a_usage_error(cleft):
-    """Exit code 2."""
-    assert cleft("info", "--colour", "x").exit_code == 2
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["predict", "x", "--chekpoint", "y"], "--checkpoint"),
+        (["predct", "x"], "'predict'"),
+        (["predict", "x", "--blend", "bmup"], "'bump', 'none'"),
+        (["config", "show", "predct"], "predict"),
+    ],
+)
+def test_what_is_not_known_is_told_in_a_line_with_what_was_meant(cleft, words, meant):
+    """Unknown options, commands and choices: exit code 2, no box, and where to read on."""
+    done = cleft(*words)
+
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert re.fullmatch(rf"cleft: .*{re.escape(meant)}.*\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["predict"], ["evaluate"]], ids=str)
+def test_a_command_without_a_word_says_how_it_is_used(cleft, words):
+    """Usage and examples on stderr, exit code 2; the options of a command are for --help."""
+    done = cleft(*words)
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"cleft {words[0] if words else 'predict'} " in done.stderr
+    assert f"Usage: cleft {' '.join(words)}" in done.stderr
+    assert ("\nOptions:" in done.stderr) == (not words)
 
 
 def test_an_impossible_value_is_a_usage_error(cleft, volume, checkpoint):
@@ -105,17 +131,72 @@ def test_a_pickled_checkpoint_is_refused_as_unsafe(cleft, tmp_path, volume):
     assert cleft("predict", volume, "--checkpoint", tmp_path / "model.pth").exit_code == 7
 
 
-def test_a_bug_of_ours_keeps_its_traceback(cleft, monkeypatch):
-    """Exit code 1, and nothing hides where it happened."""
+def test_a_bug_of_ours_keeps_its_traceback(cleft, monkeypatch, tmp_path):
+    """Exit code 1 and one line, which names a file with the traceback and the command."""
 
     def broken(*_):
         raise KeyError("oops")
 
     monkeypatch.setattr("cleftcli.jobs.info.info", broken)
+    done = cleft("info", "x y")
+    kept = Path(done.stderr.split()[-1])
+
+    assert done.exit_code == 1
+    assert done.stderr.startswith("cleft: KeyError: 'oops'. This is a bug of ours")
+    assert done.stderr.count("\n") == 1
+    assert kept.parent == tmp_path / "state" / "cleft"
+    assert "cleft info 'x y'\n\nTraceback (most recent call last)" in kept.read_text()
+    assert "in broken" in kept.read_text()
+
+
+def test_a_traceback_goes_where_it_can(cleft, monkeypatch, tmp_path):
+    """A state folder that cannot be made, or no home at all, is no second bug."""
+    (tmp_path / "state").write_text("in the way")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("cleftcli.jobs.info.info", None)
+
     done = cleft("info", "x")
 
     assert done.exit_code == 1
-    assert isinstance(done.exception, KeyError)
+    assert Path(done.stderr.split()[-1]).parent.parent == tmp_path
+
+
+def test_debug_shows_where_an_error_comes_from(cleft, tmp_path):
+    """--debug: the traceback before the line, also of errors that a person can mend."""
+    quiet, loud = cleft("info", tmp_path / "x"), cleft("info", tmp_path / "x", "--debug")
+
+    assert quiet.stderr.count("\n") == 1
+    assert loud.stderr.startswith("Traceback")
+    assert loud.stderr.endswith(quiet.stderr)
+    assert loud.exit_code == quiet.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--quiet", "info", "PATH"],
+        ["info", "-q", "PATH"],
+        ["info", "PATH", "-qv"],
+        ["info", "PATH", "--config", "FILE"],
+        ["info", "--config=FILE", "PATH"],
+        ["--config", "FILE", "info", "PATH"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_cleft_stand_anywhere(cleft, tmp_path, volume, words):
+    """Before the command, behind it, together, with their values in either way."""
+    (tmp_path / "quiet.toml").write_text("quiet = true")
+    names = {"PATH": str(volume), "FILE": f"{tmp_path}/quiet.toml"}
+    words = [names.get(w, w.replace("FILE", names["FILE"])) for w in words]
+
+    assert cleft("info", volume).stderr.startswith("Next: ")
+    assert cleft(*words).stderr == ""
+
+
+def test_words_behind_two_dashes_are_not_options(cleft):
+    """`--` ends the options of cleft too; a value that is missing is named."""
+    assert "-q: no such file" in cleft("info", "--", "-q").stderr
+    assert "'--config' requires an argument" in cleft("info", "x", "--config").stderr
 
 
 def test_json_is_all_there_is_on_stdout(cleft, volume, checkpoint, tmp_path):
@@ -146,28 +227,3 @@ def test_a_dry_run_writes_nothing(cleft, volume, checkpoint, tmp_path):
     assert found["tiles"] == 3 * 4 * 5
     assert found["output_bytes"] == 10 * 48 * 64
     assert not out.exists()
-
-
-def test_a_closed_pipe_is_no_error(volume):
-    """`cleft info x --json | head -c1` ends quietly."""
-    command = f"{sys.executable} -m cleftcli info {volume} --json | head -c1"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-
-    assert done.stdout == "{"
-    assert "Traceback" not in done.stderr
-
-
-def test_a_line_tells_how_long_it_will_take(monkeypatch, capsys):
-    """Piped progress: done of total, seconds, seconds to go by this run's own speed, and facts."""
-    now = iter([0.0, 0.0, 10.0, 40.0])
-    monkeypatch.setattr(report, "SECONDS_BETWEEN_LINES", 0)
-    monkeypatch.setattr(report.time, "monotonic", lambda: next(now))
-    show = report._lines("steps")
-    show(6, 10, {"learning_rate": 1e-5})
-    show(7, 10, {"loss": 0.1234567})
-    show(10, 10)
-    assert capsys.readouterr().err.splitlines() == [
-        "steps 6/10, 0 s learning rate 1e-05",
-        "steps 7/10, 10 s, 30 s to go loss 0.123",
-        "steps 10/10, 40 s",
-    ]
