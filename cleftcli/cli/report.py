@@ -99,18 +99,19 @@ def _silent(_done: int, _total: int, _facts: dict[str, float] | None = None) -> 
 @contextmanager
 def _bar(what: str, at_first: str) -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), Remaining())
+    first, last = TextColumn("{task.description}"), TextColumn("{task.fields[facts]}")
+    counted = TextColumn("{task.fields[counted]}")
     with Progress(
-        *columns, TextColumn("{task.fields[facts]}"), console=Console(stderr=True)
+        *(first, BarColumn(20), counted, Remaining(), last), console=Console(stderr=True)
     ) as bar:
-        task = bar.add_task(at_first or what, total=None, facts="")
+        task = bar.add_task(at_first or what, total=None, counted="", facts="")
 
         def show(done: int, total: int, facts: dict[str, float] | None = None) -> None:
-            shown = _say(facts or {})
-            bar.update(task, description=what, completed=done, total=total, facts=shown)
+            texts = {"counted": f"{done}/{total}", "facts": _say(facts or {})}
+            bar.update(task, description=what, completed=done, total=total, **texts)
 
         yield show
         bar.update(task, visible=bar.tasks[0].total is not None)

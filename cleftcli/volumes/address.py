@@ -24,9 +24,11 @@ def split_address(address: str) -> tuple[str, str]:
     neuroglancer writes it (`precomputed://`) is dropped.
 
     Raises:
-        InputError: it begins with the home folder of a user who is not known.
+        InputError: it begins with the home folder of a user who is not known, or is no text.
         UsageError: the dataset climbs out of its container.
     """
+    if not _is_text(address):
+        raise InputError(f"{address}: its name is not UTF-8, and no store opens by it; rename it")
     text = _NEUROGLANCER.sub("", address, count=1)
     text = text.rstrip("/") if is_remote(text) else _at_home(text)
     parts = text.split("/")
@@ -46,6 +48,11 @@ def absolute(address: str) -> str:
     if is_remote(container):
         return address
     return f"{Path(container).absolute()}/{dataset}".rstrip("/")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is more than bytes that were given as one."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _at_home(path: str) -> str:
