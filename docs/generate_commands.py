@@ -8,14 +8,25 @@ from typer.testing import CliRunner
 from cleftcli.cli import app
 
 PAGE = Path(__file__).with_name("commands.md")
-HEAD = "# Commands\n\nGenerated from the commands' own help by `make docs`.\n"
+NO_SETTINGS = {"XDG_CONFIG_HOME": "/dev/null", "CLEFT_CONFIG": None}
+HEAD = """# Commands
+
+Generated from the commands' own help by `make docs`; what they have in common is
+[another page](command-line.md).
+"""
+
+
+def names() -> list[str]:
+    """Every command, as it is typed."""
+    groups = {g.name: g.typer_instance.registered_commands for g in app.registered_groups}
+    below = [f"{group} {c.name}" for group, commands in groups.items() for c in commands or []]
+    return [*(str(c.name) for c in app.registered_commands), *below]
 
 
 def page() -> str:
     """The whole page."""
-    names = [command.name for command in app.registered_commands]
-    runner, parts = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"}), [HEAD]
-    for arguments in ([], *([str(name)] for name in names)):
+    runner, parts = CliRunner(env={"COLUMNS": "100", "TERM": "dumb", **NO_SETTINGS}), [HEAD]
+    for arguments in ([], *(name.split() for name in names())):
         title = " ".join(["cleft", *arguments])
         shown = runner.invoke(app, [*arguments, "--help"], prog_name="cleft").stdout
         parts.append(f"\n## {title}\n\n```text\n{shown.strip()}\n```\n")

@@ -38,10 +38,7 @@ from cleftcli.cli import (
 )
 from cleftcli.interrupt import own_process
 
-EVERYWHERE = (
-    "-q, -v and the other options of cleft itself may stand here too; each option has a variable "
-    "and a key in config files: see cleft --help."
-)
+EVERYWHERE = "Options of cleft itself, such as -q and -v, may stand here too: cleft --help."
 
 app = typer.Typer(
     name="cleft",
