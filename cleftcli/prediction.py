@@ -190,7 +190,9 @@ class PredictBlock(Process):
         shown = read_input(volume, self.black_white, grid, write)
         found = predict_box(self.predictor(), shown.raw, grid=grid, write=write, blend=blend)
         if not np.isfinite([found.min(), found.max()]).all():  # both are NaN where any is
-            raise InputError(f"the network gave NaN or inf in block {write}")
+            raise InputError(
+                f"the network gave NaN or inf in block {write}; try --precision float32"
+            )
         if self.mask is not None:
             found[:, ~self.mask.inside(write)] = 0
         stored = self._store(found if self.dtype == "float32" else quantise(found), write)

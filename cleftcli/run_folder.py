@@ -43,7 +43,9 @@ class RunFolder:
         """
         copy = self.path / "config.toml"
         if resume and not self.state.is_file():
-            raise InputError(f"{self.path}: nothing to resume, there is no {self.state.name}")
+            raise InputError(
+                f"{self.path}: nothing to resume, there is no {self.state.name}; leave out --resume"
+            )
         if resume and copy.read_bytes() != config.read_bytes():
             raise ConflictError(f"{self.path} was started with another config; compare {copy}")
         if not resume and (self.state.exists() or self.checkpoint.exists()):

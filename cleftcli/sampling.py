@@ -68,7 +68,10 @@ def open_source(
         raise InputError(f"{clefts} holds {ids.attributes['content']}, not cleft ids or a mask")
     sizes = {v.space.voxel_size for v in (image, ids)} - {None}
     if reading.voxel_size is None and len(sizes) == 2:
-        raise InputError(f"{raw} and {clefts} state different voxel sizes: {sizes}")
+        raise InputError(
+            f"{raw} and {clefts} state different voxel sizes: {sizes}; "
+            "give voxel_size in the config"
+        )
     size = reading.voxel_size or ids.space.voxel_size or image.voxel_size
     box = parse_roi(roi, image.shape) if roi else annotated
     if patch is not None and any(n < t for n, t in zip(box.shape, patch, strict=True)):

@@ -38,7 +38,10 @@ def output_at(address: str) -> str:
     beside = sorted(path.absolute().parent.glob(f"{glob.escape(path.name)}.*.ledger*"))
     names = sorted({p.name[len(path.name) + 1 :].split(".ledger")[0] for p in beside})
     if not names:
-        raise InputError(f"{container}: there is no ledger of cleft beside it")
+        raise InputError(
+            f"{container}: there is no ledger of cleft beside it; "
+            "predict, make-labels and convert leave one"
+        )
     if len(names) > 1:
         raise InputError(f"{container} holds several outputs: {', '.join(names)}; name one")
     return f"{container}/{names[0].replace('.', '/')}"

@@ -245,7 +245,7 @@ import os, signal, sys
 from cleftcli.blockwise import HERE
 from cleftcli.jobs import convert as job
 from cleftcli.volumes import AS_STORED
-def report(done, total):
+def report(done, total, _):
     if done == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 job.BLOCK_VOXELS = 64

@@ -83,6 +83,14 @@ def test_no_exit_code_is_without_a_way_there():
     assert WAYS.keys() == KINDS.keys()
 
 
+@pytest.mark.parametrize("code", KINDS)
+def test_every_exit_code_is_in_the_docs(code):
+    """With its kind, a row of the page on what commands have in common."""
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+
+    assert f"\n| {code} | {KINDS[code]} | " in page
+
+
 @pytest.mark.parametrize("code", WAYS, ids=KINDS.get)
 def test_an_error_is_a_line_and_an_object(tmp_path, code):
     """On stderr a line that begins with `cleft: `; on stdout JSON where it was asked for."""

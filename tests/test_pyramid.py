@@ -179,10 +179,10 @@ def test_levels_are_means_at_their_place(tmp_path, format, dtype):
         for axis, (length, edge) in enumerate(zip(factor, SIZE, strict=True)):
             centres = OFFSET[axis] + np.arange(length) * edge
             assert level.space.offset[axis] == centres.mean()
-    totals = {total for _, total in seen}
+    totals = {total for _, total, _ in seen}
     assert len(totals) == 1
     assert seen[-1][0] == seen[-1][1]
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
 
 
 @pytest.mark.parametrize("format", CHUNKED)

@@ -181,7 +181,7 @@ def _conflict(path: Path) -> ConflictError:
     """Who writes, as the ledger has it."""
     run = next(iter(standing([path]).runs[-1:]), {})
     who = "process {pid} on {host} since {started}".format(**run) if run else "another process"
-    return ConflictError(f"{path}: {who} is writing this output")
+    return ConflictError(f"{path}: {who} is writing this output; wait for it, or end it")
 
 
 def _entries(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:

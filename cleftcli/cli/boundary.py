@@ -141,8 +141,9 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[str, int]:
         return _misused(error), error.exit_code
     if isinstance(error, MemoryError):
         return f"memory does not suffice: {error}; what is finished is kept", 6
-    if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-        return f"{error}; what is finished is kept", ResourceError.exit_code
+    if isinstance(error, OSError) and (error.filename or error.errno in OUT_OF_SPACE):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; what is finished is kept", ResourceError.exit_code
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     return f"{what}. This is a bug of ours: please report it with {_note(error, words)}", 1
 

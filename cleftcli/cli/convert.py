@@ -19,10 +19,10 @@ from cleftcli.cli.options import (
     SchedulerOption,
     VoxelSizeOption,
     WorkersOption,
+    edges,
     parse_reading,
     parse_workers,
 )
-from cleftcli.geometry import parse_zyx
 
 SourceArg = Annotated[
     str,
@@ -66,7 +66,7 @@ def main(
             source,
             target,
             format=format,
-            chunks=None if chunks is None else parse_zyx(chunks),
+            chunks=edges("--chunks", chunks),
             roi=roi,
             reading=parse_reading(voxel_size, axes, channel),
             missing=missing,

@@ -9,6 +9,7 @@ import typer
 
 from cleftcli.cli import complete
 from cleftcli.errors import UsageError
+from cleftcli.geometry import Zyx, parse_zyx
 
 if TYPE_CHECKING:
     from cleftcli.blockwise import Workers
@@ -84,7 +85,19 @@ CheckpointOption = Annotated[
 ]
 
 
-def numbers(text: str | None, count: int) -> tuple[float, ...] | None:
+def edges(option: str, text: str | None) -> Zyx | None:
+    """The voxels z,y,x of an option, None where it was not given.
+
+    Raises:
+        UsageError: anything else; it names the option.
+    """
+    try:
+        return None if text is None else parse_zyx(text)
+    except UsageError as error:
+        raise UsageError(f"{option} {text}: {error}") from error
+
+
+def numbers(option: str, text: str | None, count: int) -> tuple[float, ...] | None:
     """The comma-separated numbers of an option, None where it was not given.
 
     Raises:
@@ -97,19 +110,19 @@ def numbers(text: str | None, count: int) -> tuple[float, ...] | None:
     except ValueError:
         values = ()
     if len(values) != count:
-        raise UsageError(f"{text!r}: expected {count} numbers separated by commas")
+        raise UsageError(f"{option} {text}: expected {count} numbers separated by commas")
     return values
 
 
 def counts(text: str) -> list[int]:
-    """Whole numbers from 0, separated by commas.
+    """The sizes of --min-voxels: whole numbers from 0, separated by commas.
 
     Raises:
         UsageError: anything else.
     """
     parts = text.split(",")
     if not all(p.strip().isdecimal() for p in parts):
-        raise UsageError(f"{text!r}: expected whole numbers separated by commas")
+        raise UsageError(f"--min-voxels {text}: expected whole numbers separated by commas")
     return [int(p) for p in parts]
 
 
@@ -120,7 +133,10 @@ def pairs(addresses: list[str]) -> list[tuple[str, str]]:
         UsageError: one is left over.
     """
     if len(addresses) % 2:
-        raise UsageError(f"{addresses[-1]}: each prediction needs a truth behind it")
+        raise UsageError(
+            f"{addresses[-1]}: each prediction needs a truth behind it: cleft evaluate "
+            f"{addresses[-1]} TRUTH"
+        )
     return list(zip(addresses[::2], addresses[1::2], strict=True))
 
 
@@ -142,7 +158,7 @@ def parse_workers(
         raise UsageError("--workers is for this machine; --scheduler and --cluster bring their own")
     numbers = part.split("/") if part else []
     if part and not (len(numbers) == 2 and all(n.isdecimal() for n in numbers)):
-        raise UsageError(f"--part {part!r}: i/n, such as 3/16")
+        raise UsageError(f"--part {part}: expected i/n, such as 3/16")
     chosen = (int(numbers[0]), int(numbers[1])) if part else None
     return Workers(workers, (), scheduler, cluster, chosen, patience)
 
@@ -153,7 +169,7 @@ def parse_voxel_size(text: str | None) -> tuple[float, float, float] | None:
     Raises:
         UsageError: it is not three numbers.
     """
-    values = numbers(text, 3)
+    values = numbers("--voxel-size", text, 3)
     return None if values is None else (values[0], values[1], values[2])
 
 

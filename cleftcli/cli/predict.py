@@ -21,11 +21,11 @@ from cleftcli.cli.options import (
     SchedulerOption,
     VoxelSizeOption,
     WorkersOption,
+    edges,
     numbers,
     parse_reading,
     parse_workers,
 )
-from cleftcli.geometry import parse_zyx
 
 VolumeArg = Annotated[
     str,
@@ -141,7 +141,7 @@ def main(
     cleft predict sample_A.hdf/volumes/raw -o prediction.zarr --roi 0:40,:,:1024
     cleft predict volume.zarr --dry-run
     """
-    low_high = numbers(intensity_range, 2)
+    low_high = numbers("--intensity-range", intensity_range, 2)
     with report.progress("blocks", "loading torch") as shown:
         from cleftcli.jobs import predict as job
         from cleftcli.prediction_settings import Settings
@@ -151,12 +151,12 @@ def main(
             output=output,
             checkpoint=checkpoint,
             roi=roi,
-            overlap=None if overlap is None else parse_zyx(overlap),
-            context=parse_zyx(context),
+            overlap=edges("--overlap", overlap),
+            context=edges("--context", context) or (0, 0, 0),
             blend=blend,
             tta=tta,
             channels=tuple(channels.split(",")),
-            block=None if block is None else parse_zyx(block),
+            block=edges("--block", block),
             batch_size=batch_size,
             device=device,
             precision=precision,

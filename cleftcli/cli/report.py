@@ -110,8 +110,10 @@ def _bar(what: str, at_first: str) -> Iterator[Report]:
         task = bar.add_task(at_first or what, total=None, counted="", facts="")
 
         def show(done: int, total: int, facts: dict[str, float] | None = None) -> None:
-            texts = {"counted": f"{done}/{total}", "facts": _say(facts or {})}
-            bar.update(task, description=what, completed=done, total=total, **texts)
+            course, said = f"{done}/{total}", _say(facts or {})
+            bar.update(
+                task, description=what, completed=done, total=total, counted=course, facts=said
+            )
 
         yield show
         bar.update(task, visible=bar.tasks[0].total is not None)

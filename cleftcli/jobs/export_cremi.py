@@ -107,7 +107,9 @@ def _open(
     _ = volume.voxel_size  # a submission without it cannot be scored
     if padded:
         if volume.shape != PADDED_SHAPE:
-            raise InputError(f"{volume.address} has shape {volume.shape}, not {PADDED_SHAPE}")
+            raise InputError(
+                f"{volume.address} has shape {volume.shape}, not {PADDED_SHAPE}; leave out --padded"
+            )
         volume = crop(volume, CROPPED)
         log.info("%s: cut to %s, the voxels that are scored", volume.address, CROPPED)
     return read_foreground(volume, threshold)

@@ -49,7 +49,9 @@ def verify(output: str, *, deep: bool, report: Report) -> dict[str, Any]:
     if troubles:
         raise IncompleteError(_say(address, plan, troubles))
     if not volume.attributes.get("complete"):
-        raise IncompleteError(f"{address}: every block is there, but its run has not ended")
+        raise IncompleteError(
+            f"{address}: every block is there, but its run has not ended; run it again"
+        )
     return {"output": address, "blocks": len(plan), "deep": deep, "sound": True}
 
 

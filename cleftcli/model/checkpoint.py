@@ -84,7 +84,7 @@ def load(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
         d, h, w = (int(n) for n in values["input_shape"])
         z, y, x = (float(n) for n in values["voxel_size"])
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged header: {error}") from error
+        raise InputError(f"{path}: damaged header: {error}; copy it again") from error
     values |= {"input_shape": (d, h, w), "voxel_size": (z, y, x)}
     values["intensities"] = tuple(values.get("intensities", ()))
     return Checkpoint(**values), tensors
@@ -148,4 +148,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = dict(json.loads((opened.metadata() or {}).get("cleft", "{}")))
             return {name: opened.get_tensor(name) for name in opened.keys()}, header  # noqa: SIM118
     except (SafetensorError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"{path}: damaged, or no safetensors file: {error}") from error
+        raise InputError(
+            f"{path}: damaged, or no safetensors file: {error}; copy it again"
+        ) from error

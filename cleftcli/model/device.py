@@ -32,7 +32,10 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UsageError(f"device {name!r}: auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(f"device {name}: {torch.cuda.device_count()} GPUs are usable here")
+        raise ResourceError(
+            f"device {name}: {torch.cuda.device_count()} GPUs are usable here; "
+            "--device cpu always is"
+        )
     return device
 
 

@@ -7,7 +7,8 @@ alone. Voxels and metadata leave this room as zyx and nm, whoever wrote them.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -135,7 +136,8 @@ def open_volume(
     container, dataset = split_address(address)
     format = _format_of(container, dataset)
     dataset = _resolve(container, dataset, format, prefer)
-    volume = FORMATS[format].open_array(container, dataset, reading)
+    with _named(posixpath.join(container, dataset)):
+        volume = FORMATS[format].open_array(container, dataset, reading)
     if 0 in volume.shape:
         raise InputError(f"{volume.address}: the volume is empty, shape {volume.shape}")
     if volume.dtype.kind not in "biuf":
@@ -251,6 +253,16 @@ def _format_of(container: str, dataset: str) -> str:
     if found is None:
         raise InputError(f"{container}: not a zarr, N5, precomputed, HDF5 or TIFF store")
     return found
+
+
+@contextmanager
+def _named(address: str) -> Iterator[None]:
+    """Errors of what is read on the way say of which volume."""
+    try:
+        yield
+    except InputError as error:
+        known = split_address(address)[0] in str(error)
+        raise error if known else InputError(f"{address}: {error}") from error
 
 
 def _resolve(container: str, dataset: str, format: str, prefer: Sequence[str]) -> str:

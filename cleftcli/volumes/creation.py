@@ -129,7 +129,10 @@ def _check_place(container: str, dataset: str, format: str) -> None:
     above = [p for p in parents(dataset) if is_array(container, p, layout)]
     below = [p for p in list_arrays(container, format) if p.startswith(f"{dataset}/")]
     if above or below:
-        raise UsageError(f"{container}/{dataset}: {(above + below)[0] or container} is an array")
+        raise UsageError(
+            f"{container}/{dataset}: {(above + below)[0] or container} is an array; "
+            "choose another dataset in -o"
+        )
 
 
 def write_levels(volume: Volume, levels: Sequence[Volume]) -> None:

@@ -33,7 +33,8 @@ def file_at(path: str, _changed: int) -> h5py.File:
     """
     if not _probe.survives(path):
         raise InputError(
-            f"{path}: opening it crashed or stalled the HDF5 library; the file is malformed"
+            f"{path}: opening it crashed or stalled the HDF5 library; the file is malformed: "
+            "copy it again, or have it written anew"
         )
     try:
         return h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES)

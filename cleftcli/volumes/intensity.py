@@ -39,7 +39,10 @@ def intensity_range(volume: Volume, stated: Range | None = None) -> Range:
             f" e.g. --intensity-range {EXAMPLES.get(volume.dtype.name, '0,1')}"
         )
     if stated[0] == stated[1] or not math.isfinite(stated[1] - stated[0]):
-        raise InputError(f"{volume.address}: intensity range {stated} is empty or endless")
+        raise InputError(
+            f"{volume.address}: intensity range {stated} is empty or endless; "
+            "state another with --intensity-range"
+        )
     return stated
 
 
@@ -52,7 +55,9 @@ def _of_attributes(volume: Volume) -> Range | None:
         low, high = (stated["min"], stated["max"]) if isinstance(stated, Mapping) else stated
         return float(low), float(high)
     except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"{volume.address}: {stated!r} is no intensity range") from error
+        raise InputError(
+            f"{volume.address}: {stated!r} is no intensity range; state it with --intensity-range"
+        ) from error
 
 
 def unit(raw: np.ndarray, black_white: Range) -> np.ndarray:

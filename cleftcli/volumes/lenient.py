@@ -52,7 +52,9 @@ def _n5(document: Mapping[str, Any], address: str) -> dict[str, Any]:
     codec = codec if isinstance(codec, Mapping) else {"type": codec}
     known = _N5_CODECS.get(str(codec.get("type")))
     if known is None:
-        raise InputError(f"{address}: N5 codec {codec.get('type')!r} is not supported")
+        raise InputError(
+            f"{address}: N5 codec {codec.get('type')!r} is not supported; write it with gzip"
+        )
     kept = {k: document[k] for k in _N5_KEPT if k in document}
     return {**kept, "compression": {k: v for k, v in codec.items() if k == "type" or k in known}}
 

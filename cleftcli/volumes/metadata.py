@@ -47,9 +47,11 @@ def read_space(
     if found is None:
         return Space()
     if found.voxel_size is not None and not all(0 < v < math.inf for v in found.voxel_size):
-        raise InputError(f"voxel size {found.voxel_size} in {found.source} is not positive")
+        raise InputError(
+            f"voxel size {found.voxel_size} in {found.source} is not positive; mend it"
+        )
     if not all(map(math.isfinite, found.offset)):
-        raise InputError(f"offset {found.offset} in {found.source} is not finite")
+        raise InputError(f"offset {found.offset} in {found.source} is not finite; mend it")
     return found
 
 
@@ -100,7 +102,7 @@ def ngff_axes(parents: Sequence[tuple[str, Attributes]]) -> list[str] | None:
 def _vector(values: Any, source: str, order: str, *, factor: float = 1.0) -> Nm:
     """Three numbers in `order` as nm, zyx."""
     if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise InputError(f"{source} is {values!r}; expected three numbers")
+        raise InputError(f"{source} is {values!r}; expected three numbers: mend it")
     z, y, x = (float(values[order.index(a)]) * factor for a in "zyx")
     return z, y, x
 
