@@ -15,13 +15,15 @@ SUFFIXES = (".csv", ".json")
 
 
 def check_table(path: Path | None) -> None:
-    """Refuse a name that says neither CSV nor JSON, before any work.
+    """Refuse a name that says neither CSV nor JSON, or is in no folder, before any work.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it is such a name.
     """
     if path is not None and path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: a table is a .csv or a .json")
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -44,10 +44,10 @@ def one_core(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_settings(monkeypatch, tmp_path):
+def no_home(monkeypatch, tmp_path_factory):
     """Neither the settings of whoever runs the tests, nor files among theirs."""
     for kind in ("CONFIG", "STATE"):
-        monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / kind.lower()))
+        monkeypatch.setenv(f"XDG_{kind}_HOME", f"{tmp_path_factory.getbasetemp()}/{kind}")
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,7 @@ def test_a_bug_of_ours_keeps_its_traceback(cleft, monkeypatch, tmp_path):
         raise KeyError("oops")
 
     monkeypatch.setattr("cleftcli.jobs.info.info", broken)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     done = cleft("info", "x y")
     kept = Path(done.stderr.split()[-1])
 
@@ -152,6 +153,7 @@ def test_a_bug_of_ours_keeps_its_traceback(cleft, monkeypatch, tmp_path):
 def test_a_traceback_goes_where_it_can(cleft, monkeypatch, tmp_path):
     """A state folder that cannot be made, or no home at all, is no second bug."""
     (tmp_path / "state").write_text("in the way")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("cleftcli.jobs.info.info", None)
 

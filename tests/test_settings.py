@@ -13,8 +13,9 @@ COMMANDS = {n: c for n, c in typer.main.get_command(app).commands.items() if set
 
 
 @pytest.fixture
-def own(tmp_path):
-    """The user's file; a function that writes it."""
+def own(tmp_path, monkeypatch):
+    """The user's file."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     path = tmp_path / "config" / "cleft" / "config.toml"
     path.parent.mkdir(parents=True)
     return path
