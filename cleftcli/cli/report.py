@@ -115,8 +115,10 @@ def _bar(what: str, at_first: str) -> Iterator[Report]:
                 task, description=what, completed=done, total=total, counted=course, facts=said
             )
 
-        yield show
-        bar.update(task, visible=bar.tasks[0].total is not None)
+        try:
+            yield show
+        finally:  # where nothing was counted nothing is left
+            bar.update(task, visible=bar.tasks[0].total is not None)
 
 
 def _lines(what: str, written: Callable[[_Course], str], *, each: bool) -> Report:
