@@ -1,6 +1,6 @@
 """The errors a person can mend, each with the exit code a script can act on.
 
-Anything that is not a `CleftError` is a bug of ours: exit code 1 and a traceback.
+Anything that is not a `CleftError` is a bug of ours: exit code 1, and a traceback in a file.
 """
 
 

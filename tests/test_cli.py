@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 from cleftcli import __version__
 from cleftcli.cli import app
+from cleftcli.labels import TARGETS
+from cleftcli.model.device import PRECISIONS
+from cleftcli.model.inference import BLENDS, TTA
+from cleftcli.prediction import DTYPES
+from cleftcli.volumes.creation import LAYOUTS
 from tests.conftest import store
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -229,3 +236,48 @@ def test_a_dry_run_writes_nothing(cleft, volume, checkpoint, tmp_path):
     assert found["tiles"] == 3 * 4 * 5
     assert found["output_bytes"] == 10 * 48 * 64
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "known"),
+    [
+        ("predict", "blend", BLENDS),
+        ("predict", "tta", TTA),
+        ("predict", "dtype", DTYPES),
+        ("predict", "precision", ["auto", *PRECISIONS]),
+        ("predict", "format", LAYOUTS),
+        ("make-labels", "target", TARGETS),
+        ("make-labels", "unit", ["nm", "voxel"]),
+        ("segment", "connectivity", [6, 26]),
+    ],
+)
+def test_choices_are_those_of_the_tables(command, option, known):
+    """The command line, which imports no table, names every row of it."""
+    options = {p.name: p for p in typer.main.get_command(app).commands[command].params}
+
+    assert set(options[option].type_descriptor.choices) == set(known)
+
+
+def test_each_success_names_the_next_command(cleft, volume, tmp_path):
+    """As a line that can be typed: its command, and its options, are known."""
+    at = tmp_path / "my copies"
+    clefts, copy = f"{volume}/volumes/labels/clefts", f"{at}/copy.zarr"
+    for words in (
+        ["convert", f"{volume}/volumes/raw", copy],
+        ["info", copy],
+        ["status", copy],
+        ["verify", copy],
+        ["make-labels", clefts, "-o", at / "labels.zarr"],
+        ["segment", clefts, "-o", at / "clefts.zarr"],
+        ["info", at / "clefts.zarr"],
+        ["evaluate", at / "clefts.zarr", clefts],
+        ["export-cremi", at / "clefts.zarr", "-o", at / "clefts.hdf"],
+    ):
+        done = cleft(*words)
+        assert done.exit_code == 0, done.stderr
+        said = done.stderr.splitlines()[-1]
+        assert said.startswith("Next: cleft "), words
+        command, *others = shlex.split(said.removeprefix("Next: cleft "))
+        shown = cleft(command, "--help").stdout
+        assert all(f"{word} " in shown for word in others if word.startswith("-"))
+        assert any(str(at) in word for word in others)

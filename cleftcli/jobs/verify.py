@@ -81,4 +81,4 @@ def _say(address: str, plan: BlockPlan, troubles: dict[int, str]) -> str:
     named = [f"block {plan[n].write}: {why}" for n, why in first]
     more = f"\n... and {len(troubles) - MOST_NAMED} more" if len(troubles) > MOST_NAMED else ""
     head = f"{address}: {len(troubles)} of {len(plan)} blocks are not sound"
-    return "\n".join([head, *named]) + more + "\nThe command that made it makes again what is missing"
+    return "\n".join([head, *named]) + more + "\nTo make them again, type what made it"
