@@ -106,7 +106,6 @@ class Boundary(TyperGroup):
             code = _answer(error, words)
         if code in SIGNALLED:
             interrupt.last_words(code)
-        _drain()
         sys.exit(code)
 
 
@@ -184,12 +183,3 @@ def _folders() -> Iterator[Path]:
         state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
         yield state.expanduser() / "cleft"
     yield Path(tempfile.gettempdir()) / f"cleft-{os.getuid()}"
-
-
-def _drain() -> None:
-    """Let go of streams that take nothing: Python would flush them once more, and complain."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
