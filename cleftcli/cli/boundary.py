@@ -88,7 +88,7 @@ class Boundary(TyperGroup):
                 others += [word, *words]
             elif word in valued:
                 value = next(words, None)
-                if value is None:  # which the parser says, if nothing follows
+                if value is None:  # the parser says so where nothing follows
                     return [*first, word]
                 first += [word, value]
             else:
