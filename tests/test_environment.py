@@ -112,17 +112,17 @@ def on_a_terminal(environment, *words):
 
 
 @pytest.mark.parametrize(
-    ("environment", "moves", "coloured"),
+    ("environment", "moves", "coloured", "said"),
     [
-        ({"TERM": "xterm-256color"}, True, True),
-        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, True, False),
-        ({"TERM": "xterm-256color", "CLEFT_NO_COLOR": "1"}, True, False),
-        ({"TERM": "dumb"}, False, False),
-        ({"TERM": "xterm-256color", "CLEFT_PROGRESS": "json"}, False, False),
+        ({"TERM": "xterm-256color"}, True, True, "1/1"),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, True, False, "1/1"),
+        ({"TERM": "xterm-256color", "CLEFT_NO_COLOR": "1"}, True, False, "1/1"),
+        ({"TERM": "dumb"}, False, False, "blocks 1/1, "),
+        ({"TERM": "xterm-256color", "CLEFT_PROGRESS": "json"}, False, False, '{"progress": '),
     ],
 )
 def test_colours_and_moves_are_for_those_who_want_them(
-    tmp_path, volume, environment, moves, coloured
+    tmp_path, volume, environment, moves, coloured, said
 ):
     """A bar moves and is coloured on a terminal; NO_COLOR, --no-color and TERM=dumb are heard."""
     source, target = f"{volume}/volumes/raw", str(tmp_path / "copy.zarr")
@@ -131,4 +131,5 @@ def test_colours_and_moves_are_for_those_who_want_them(
     assert code == 0, printed
     assert ("\x1b[?25l" in printed) is moves
     assert bool(re.search(r"\x1b\[[0-9;]*[34][0-9][;m]|\x1b\[38", printed)) is coloured
+    assert said in printed
     assert "Next: cleft info" in printed
