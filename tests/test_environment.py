@@ -56,7 +56,10 @@ def test_every_environment_has_the_same_result(address, name):
 
 def test_names_that_are_no_text_are_refused(tmp_path):
     """A file name may be any bytes; those that no store could be opened by are an input error."""
-    done = run({}, "info", os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr.zarr"))
+    store(f"{tmp_path}/a.zarr/raw", np.zeros((4, 8, 8), "u1"))
+    named = os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr.zarr")
+    (tmp_path / "a.zarr").rename(named)
+    done = run({}, "info", named)
 
     assert done.returncode == 3
     assert re.fullmatch(rb"cleft: .*f\\udcfcr.zarr: .*\n", done.stderr), done.stderr
