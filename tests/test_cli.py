@@ -89,6 +89,36 @@ def test_an_impossible_value_is_a_usage_error(cleft, volume, checkpoint):
     assert done.stderr.startswith("cleft: ")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["convert", "VOLUME", "x.zarr", "--chunks", "5,5"], "--chunks 5,5: expected three"),
+        (["convert", "VOLUME", "x.zarr", "--voxel-size", "4,4"], "--voxel-size 4,4: expected 3"),
+        (["convert", "VOLUME", "x.zarr", "--part", "3"], "--part 3: expected i/n, such as 3/16"),
+        (["evaluate", "VOLUME", "VOLUME", "--min-voxels", "few"], "--min-voxels few: expected"),
+        (["segment", "VOLUME", "-o", "x.zarr", "--table", "no/x.csv"], "there is no folder no"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_meant_is_named_with_its_option(
+    cleft, volume, tmp_path, monkeypatch, words, said
+):
+    """Exit code 2 before any work: nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    done = cleft(*(str(volume) if w == "VOLUME" else w for w in words))
+
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == [volume.name]
+
+
+def test_a_file_that_cannot_be_made_is_no_bug_of_ours(cleft, volume):
+    """Exit code 6, with its name."""
+    done = cleft("export-cremi", f"{volume}/volumes/labels/clefts", "-o", "/proc/x/y.hdf")
+
+    assert done.exit_code == 6
+    assert done.stderr.splitlines()[-1].startswith("cleft: /proc/x: ")
+
+
 def test_a_missing_volume_names_what_is_near(cleft, volume):
     """Exit code 3, with the name that was probably meant."""
     done = cleft("info", str(volume).replace("volume.zarr", "volum.zarr"))
