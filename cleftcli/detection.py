@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from cleftcli.foreground import Foreground
-from cleftcli.geometry import Block, BlockPlan
+from cleftcli.geometry import Block, BlockPlan, Roi
 from cleftcli.scoring import Pair
 from cleftcli.segmentation import Hysteresis, components
 
@@ -21,12 +21,36 @@ Ids = Callable[[Block], np.ndarray]
 class Detection:
     """The clefts of truth and prediction with the voxels they share.
 
-    `rows` hold one object for each cleft of either side: id, voxels, voxels shared with the
-    other side, its partners there, and what became of it. `counts` adds them up.
+    `rows` hold one object for each cleft of either side: id, voxels, centroid in voxels of the
+    prediction, voxels shared with the other side, its partners there, and what became of it.
+    `counts` adds them up.
     """
 
     rows: list[dict[str, Any]]
     counts: dict[str, int]
+
+
+@dataclass
+class Tally:
+    """How many voxels each id has, and where its middle is, gathered box by box."""
+
+    voxels: Counter[int] = field(default_factory=Counter)
+    sums: dict[int, np.ndarray] = field(default_factory=dict)  # of z, y and x of its voxels
+
+    def add(self, ids: np.ndarray, box: Roi) -> None:
+        """Take in the ids (z, y, x) of a box; 0 is none."""
+        where = np.nonzero(ids)
+        found, of, times = np.unique(ids[where], return_inverse=True, return_counts=True)
+        self.voxels.update(dict(zip(found.tolist(), times.tolist(), strict=True)))
+        at = [np.bincount(of, w, len(found)) for w in where]
+        sums = np.stack(at, axis=1) + np.outer(times, box.offset)
+        for each, total in zip(found.tolist(), sums, strict=True):
+            self.sums[each] = self.sums.get(each, 0.0) + total
+
+    def centroid(self, each: int) -> dict[str, float]:
+        """The mean z, y and x of an id's voxels, as a table names them."""
+        mean = self.sums[each] / self.voxels[each]
+        return {f"centroid_{a}": round(float(m), 2) for a, m in zip("zyx", mean, strict=True)}
 
 
 def detect(pair: Pair) -> Detection:
@@ -39,18 +63,18 @@ def detect(pair: Pair) -> Detection:
         _ids(pair.truth, pair.plan, 0),
         _ids(pair.prediction, pair.plan, pair.min_voxels),
     )
-    sizes: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
+    tallies = (Tally(), Tally())
     shared: Counter[tuple[int, int]] = Counter()
     for block in pair.plan:
         unknown = pair.truth.ignored(block.write) | pair.prediction.ignored(block.write)
-        both = [np.where(unknown, 0, side(block)).ravel() for side in (true, predicted)]
-        for size, ids in zip(sizes, both, strict=True):
-            _count(size, ids[ids > 0])
+        both = [np.where(unknown, 0, side(block)) for side in (true, predicted)]
+        for tally, ids in zip(tallies, both, strict=True):
+            tally.add(ids, block.write)
         touching = (both[0] > 0) & (both[1] > 0)
         met, times = np.unique(np.stack(both)[:, touching], axis=1, return_counts=True)
         for (a, b), n in zip(met.T.tolist(), times.tolist(), strict=True):
             shared[a, b] += n
-    return _judge(sizes[0], sizes[1], shared)
+    return _judge(tallies[0], tallies[1], shared)
 
 
 def _ids(side: Foreground, plan: BlockPlan, min_voxels: int) -> Ids:
@@ -62,14 +86,7 @@ def _ids(side: Foreground, plan: BlockPlan, min_voxels: int) -> Ids:
     return lambda block: found.labels(block.index)
 
 
-def _count(into: Counter[int], ids: np.ndarray) -> None:
-    found, times = np.unique(ids, return_counts=True)
-    into.update(dict(zip(found.tolist(), times.tolist(), strict=True)))
-
-
-def _judge(
-    true: Counter[int], predicted: Counter[int], shared: Counter[tuple[int, int]]
-) -> Detection:
+def _judge(true: Tally, predicted: Tally, shared: Counter[tuple[int, int]]) -> Detection:
     partners: tuple[dict[int, list[int]], dict[int, list[int]]] = ({}, {})
     overlap: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
     for (a, b), n in sorted(shared.items()):
@@ -78,8 +95,8 @@ def _judge(
         overlap[0][a] += n
         overlap[1][b] += n
     rows: list[dict[str, Any]] = []
-    for number, (name, sizes) in enumerate((("truth", true), ("prediction", predicted))):
-        for cleft, voxels in sorted(sizes.items()):
+    for number, (name, tally) in enumerate((("truth", true), ("prediction", predicted))):
+        for cleft, voxels in sorted(tally.voxels.items()):
             met = partners[number].get(cleft, [])
             back = [partners[1 - number][m] for m in met]
             rows.append(
@@ -87,6 +104,7 @@ def _judge(
                     "side": name,
                     "id": cleft,
                     "voxels": voxels,
+                    **tally.centroid(cleft),
                     "shared_voxels": overlap[number][cleft],
                     "partners": met,
                     "hit": bool(met),
@@ -96,12 +114,12 @@ def _judge(
             )
     of_truth = [r for r in rows if r["side"] == "truth"]
     counts = {
-        "true": len(true),
+        "true": len(true.voxels),
         "hit": sum(r["hit"] for r in of_truth),
         "missed": sum(not r["hit"] for r in of_truth),
         "split": sum(r["split"] for r in of_truth),
         "merged": sum(r["merged"] for r in of_truth),
-        "predicted": len(predicted),
+        "predicted": len(predicted.voxels),
         "false": sum(not r["hit"] for r in rows if r["side"] == "prediction"),
     }
     return Detection(rows, counts)

@@ -17,6 +17,8 @@ from cleftcli.labels import cleft_mask, ignore_mask
 from cleftcli.volumes import Volume
 
 SCAN_VOXELS = 2**24
+PREDICTION = ("cleft", "clefts")  # datasets to look for in a container
+TRUTH = ("volumes/labels/clefts", "clefts", "mask")
 ID_OF_ZERO = 2**64 - 3  # a cleft with id 0, where 0 shall mean background
 Content = Literal["probability", "mask", "ids"]
 
@@ -93,7 +95,9 @@ class Foreground:
         return cleft_mask(data, zero_is_cleft=self._zero_is_cleft)
 
 
-def read_foreground(volume: Volume, threshold: float | None = None) -> Foreground:
+def read_foreground(
+    volume: Volume, threshold: float | None = None, *, unfinished: bool = False
+) -> Foreground:
     """The foreground of a prediction or truth, by what its attributes or its dtype say it holds.
 
     Attribute `content` of our own outputs decides; else bool is a mask, as is uint8 without a
@@ -101,11 +105,12 @@ def read_foreground(volume: Volume, threshold: float | None = None) -> Foregroun
     without a threshold takes the one its attributes carry, else 0.5.
 
     Raises:
-        IncompleteError: it is an output of ours that was not finished.
+        IncompleteError: it is an output of ours that was not finished, unless it may be
+            `unfinished`.
         InputError: its dtype holds neither.
         UsageError: the threshold is not in (0, 1].
     """
-    if volume.attributes.get("complete") is False:
+    if volume.attributes.get("complete") is False and not unfinished:
         raise IncompleteError(
             f"{volume.address}: not finished; run the command that makes it again, it continues"
         )

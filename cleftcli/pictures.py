@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+Colour = tuple[int, int, int]
+
 TRUE, PREDICTED = (64, 220, 120), (255, 150, 40)
+# blue, red and yellow of different lightness: told apart whatever colours a reader sees
+RIGHT, FALSE, MISSED = (86, 180, 233), (213, 94, 0), (250, 240, 90)
 GAP, HEADER = 6, 20
 NICE_NM = (50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -36,13 +40,10 @@ def montage(
     """
     rows: list[list[np.ndarray]] = []
     for z in sections:
-        grey = _rgb(raw[z])
-        likely = np.where(probability[z] >= shown, 1.0, probability[z])
-        predicted = _tint(grey, 0.6 * likely, PREDICTED)
-        true = _tint(grey, truth[z].astype(float), TRUE)
-        rows.append([grey, true, _outline(predicted, probability[z] >= shown)])
+        true = _tint(rgb(raw[z]), truth[z].astype(float), TRUE)
+        rows.append([rgb(raw[z]), true, likely(raw[z], probability[z], shown)])
     columns = ("raw", "truth", f"prediction (outline: probability {shown:g})")
-    _sheet(path, columns, rows, sections, nm_per_voxel)
+    sheet(columns, rows, _named(sections), nm_per_voxel).save(path)
 
 
 def overlay(
@@ -62,9 +63,9 @@ def overlay(
         sections: their z.
         nm_per_voxel: along x, for the scale bar.
     """
-    greys = [_rgb((section * 255).astype(np.uint8)) for section in raw]
+    greys = [rgb((section * 255).astype(np.uint8)) for section in raw]
     rows = [[g, _tint(g, t.astype(float), TRUE)] for g, t in zip(greys, truth, strict=True)]
-    _sheet(path, ("raw", "clefts"), rows, sections, nm_per_voxel)
+    sheet(("raw", "clefts"), rows, _named(sections), nm_per_voxel).save(path)
 
 
 def reconstruction(
@@ -84,48 +85,92 @@ def reconstruction(
         return ((levels + 1) * 127.5).clip(0, 255).astype(np.uint8)
 
     shown = (raw, np.where(hidden, -1.0, raw), np.where(hidden, guessed, raw))
-    rows = [[_rgb(bytes_of(panel[z])) for panel in shown] for z in range(len(raw))]
+    rows = [[rgb(bytes_of(panel[z])) for panel in shown] for z in range(len(raw))]
     columns = ("raw", "visible", "guessed where hidden")
-    _sheet(path, columns, rows, range(len(raw)), nm_per_voxel)
+    sheet(columns, rows, _named(range(len(raw))), nm_per_voxel).save(path)
 
 
-def _sheet(
-    path: Path,
+def likely(grey: np.ndarray, probability: np.ndarray, shown: float) -> np.ndarray:
+    """A panel (y, x, 3) uint8: the more probable the more orange, outlined from `shown` on.
+
+    Args:
+        grey: (y, x) uint8.
+        probability: (y, x) float in [0, 1].
+        shown: probability of the outline.
+    """
+    sure = probability >= shown
+    tinted = _tint(rgb(grey), 0.6 * np.where(sure, 1.0, probability), PREDICTED)
+    return _outline(tinted, sure, PREDICTED)
+
+
+def compared(grey: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """A panel (y, x, 3) uint8: what is right, false and missed, tinted and outlined.
+
+    Args:
+        grey: (y, x) uint8.
+        predicted: (y, x) bool.
+        true: (y, x) bool.
+    """
+    panel = rgb(grey)
+    for mask, colour in (
+        (predicted & true, RIGHT),
+        (predicted & ~true, FALSE),
+        (true & ~predicted, MISSED),
+    ):
+        panel = _outline(_tint(panel, mask.astype(float), colour), mask, colour)
+    return panel
+
+
+def sheet(
     columns: Sequence[str],
     rows: Sequence[Sequence[np.ndarray]],
-    sections: Sequence[int],
-    nm_per_voxel: float,
-) -> None:
-    """Panels (y, x, 3) uint8 in rows, named by their section, under column heads."""
+    names: Sequence[Sequence[str]],
+    nm_per_voxel: float | None,
+) -> Image.Image:
+    """Panels (y, x, 3) uint8 of one shape in rows, under column heads, with a scale bar.
+
+    Args:
+        columns: heads.
+        rows: of panels.
+        names: for the corners of a row's first panels.
+        nm_per_voxel: along x; None leaves the scale bar out.
+    """
     height, width, _ = rows[0][0].shape
     size = (len(columns) * (width + GAP) - GAP, HEADER + len(rows) * (height + GAP) - GAP)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    drawn = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(12)
     for n, name in enumerate(columns):
         draw.text((n * (width + GAP) + 2, 2), name, fill="black", font=font)
-    for row, (z, panels) in enumerate(zip(sections, rows, strict=True)):
+    for row, (panels, said) in enumerate(zip(rows, names, strict=True)):
+        top = HEADER + row * (height + GAP)
         for n, panel in enumerate(panels):
-            corner = (n * (width + GAP), HEADER + row * (height + GAP))
-            sheet.paste(Image.fromarray(panel), corner)
-        draw.text((4, HEADER + row * (height + GAP) + 2), f"z {z}", fill="yellow", font=font)
-    _scale_bar(draw, font, size, width, nm_per_voxel)
-    sheet.save(path)
+            drawn.paste(Image.fromarray(panel), (n * (width + GAP), top))
+        for n, name in enumerate(said):
+            draw.text((n * (width + GAP) + 4, top + 2), name, fill="yellow", font=font)
+    if nm_per_voxel is not None:
+        _scale_bar(draw, font, size, width, nm_per_voxel)
+    return drawn
 
 
-def _rgb(grey: np.ndarray) -> np.ndarray:
+def rgb(grey: np.ndarray) -> np.ndarray:
+    """A panel (y, x, 3) of greys (y, x)."""
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def _tint(grey: np.ndarray, strength: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def _named(sections: Sequence[int]) -> list[list[str]]:
+    return [[f"z {z}"] for z in sections]
+
+
+def _tint(panel: np.ndarray, strength: np.ndarray, colour: Colour) -> np.ndarray:
     share = 0.55 * strength[..., None]
-    return (grey * (1 - share) + np.asarray(colour) * share).astype(np.uint8)
+    return (panel * (1 - share) + np.asarray(colour) * share).astype(np.uint8)
 
 
-def _outline(panel: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _outline(panel: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
     inner = mask.copy()
     for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
         inner &= np.roll(mask, step, axis)
-    panel[mask & ~inner] = PREDICTED
+    panel[mask & ~inner] = colour
     return panel
 
 

@@ -20,8 +20,13 @@ from cleftcli.volumes import chunks_behind, has_array, open_volume, split_addres
 
 def ledger_of(address: str) -> Path:
     """The ledger of an output, or of the whole where parts have some of their own."""
+    return beside(address, "ledger")
+
+
+def beside(address: str, what: str) -> Path:
+    """The file about an output that lies beside its container: OUT.zarr.DATASET.WHAT."""
     container, dataset = split_address(address)
-    name = ".".join(p for p in (Path(container).name, dataset.replace("/", "."), "ledger") if p)
+    name = ".".join(p for p in (Path(container).name, dataset.replace("/", "."), what) if p)
     return Path(container).with_name(name)
 
 

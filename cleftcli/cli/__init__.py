@@ -35,6 +35,7 @@ from cleftcli.cli import (
     status,
     train,
     verify,
+    view,
 )
 from cleftcli.interrupt import own_process
 
@@ -146,6 +147,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "segment": segment.main,
     "evaluate": evaluate.main,
     "export-cremi": export_cremi.main,
+    "view": view.main,
     "demo": demo.main,
     "doctor": doctor.main,
 }

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 
 from cleftcli.detection import detect
-from cleftcli.errors import InputError, UsageError
-from cleftcli.foreground import read_foreground
-from cleftcli.geometry import parse_roi, zyx
+from cleftcli.errors import UsageError
+from cleftcli.foreground import PREDICTION, TRUTH, read_foreground
+from cleftcli.geometry import parse_roi
 from cleftcli.metrics import METRICS, cremi_score, f1, scores
 from cleftcli.scoring import THRESHOLDS, Candidate, Pair, best_candidate, sweep
 from cleftcli.tables import check_table, write_table
-from cleftcli.volumes import Nm, Reading, Volume, crop, open_volume
+from cleftcli.volumes import Nm, Reading, open_volume, same_voxels
 
-PREDICTION = ("cleft", "clefts")
-TRUTH = ("volumes/labels/clefts", "clefts", "mask")
 
 
 def evaluate(
@@ -103,7 +101,7 @@ def _pair(
     prediction: str, truth: str, threshold: float | None, roi: str | None, voxel_size: Nm | None
 ) -> Pair:
     found = open_volume(prediction, prefer=PREDICTION, reading=Reading(voxel_size))
-    true = _same_voxels(found, open_volume(truth, prefer=TRUTH, reading=Reading(voxel_size)))
+    true = same_voxels(found, open_volume(truth, prefer=TRUTH, reading=Reading(voxel_size)))
     return Pair(
         prediction=read_foreground(found, threshold),
         truth=read_foreground(true),
@@ -188,34 +186,3 @@ def _save(path: Path, chosen: Candidate) -> None:
 
     found, weights = checkpoint.load(path)
     checkpoint.save(path, dataclasses.replace(found, threshold=chosen.threshold), weights)
-
-
-def _same_voxels(prediction: Volume, truth: Volume) -> Volume:
-    """The truth over the prediction's voxels; it may reach beyond them, by whole voxels.
-
-    Raises:
-        InputError: their voxel sizes differ, or the truth does not cover the prediction.
-    """
-    ours, theirs = prediction.voxel_size, truth.voxel_size
-    if not np.allclose(ours, theirs, rtol=1e-6):
-        raise InputError(
-            f"{prediction.address} has voxels of {ours} nm, {truth.address} of {theirs} nm"
-            f"{_turned(ours, theirs)}"
-        )
-    apart = np.subtract(prediction.space.offset, truth.space.offset) / ours
-    if not np.allclose(apart, np.rint(apart), atol=0.01):
-        raise InputError(
-            f"{prediction.address} starts at {prediction.space.offset} nm, {truth.address} at "
-            f"{truth.space.offset} nm: their voxels do not coincide"
-        )
-    roi = prediction.roi.shift(zyx(np.rint(apart).astype(int).tolist()))
-    if not truth.roi.holds(roi):
-        raise InputError(
-            f"{prediction.address} covers voxels {roi} of {truth.address}, which has only "
-            f"{truth.roi}{_turned(prediction.shape, truth.shape)}"
-        )
-    return crop(truth, roi)
-
-
-def _turned(a: tuple[float, ...], b: tuple[float, ...]) -> str:
-    return "; is one of them in x, y, z?" if tuple(a) == tuple(b)[::-1] and a != b else ""

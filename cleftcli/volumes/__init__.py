@@ -21,6 +21,7 @@ from cleftcli.errors import CleftError, InputError
 from cleftcli.geometry import Zyx
 from cleftcli.volumes import chunked, creation, documents, hdf5, images, precomputed, tiff
 from cleftcli.volumes.address import HDF5, TIFF, absolute, check_exists, split_address
+from cleftcli.volumes.alignment import same_voxels
 from cleftcli.volumes.axes import AS_STORED, Nm, Reading
 from cleftcli.volumes.chunks import Scan
 from cleftcli.volumes.metadata import scales
@@ -49,6 +50,7 @@ __all__ = [
     "open_volume",
     "pad",
     "remove_array",
+    "same_voxels",
     "split_address",
     "write_attributes",
     "write_levels",

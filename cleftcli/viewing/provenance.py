@@ -1,0 +1,39 @@
+"""What made an output: command, versions, machine, times, settings."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from cleftcli.machine import now
+from cleftcli.run_record import LIBRARIES
+from cleftcli.viewing.scene import Scene
+
+PLACES = ("cleft", "python", *LIBRARIES, "machine", "host", "folder", "started", "ended")
+
+
+def provenance(scene: Scene) -> dict[str, Any]:
+    """Of each record beside the output who ran what, and the settings that decide its voxels."""
+    made_by = scene.volume.attributes.get("made_by")
+    settings = scene.volume.attributes.get("run")
+    return {
+        "made_by": made_by,
+        "settings": settings if isinstance(settings, dict) else {},
+        "of_probability": dict(scene.fingerprint) if scene.output.content == "ids" else {},
+        "records": [_told(record) for record in scene.records],
+        "runs": [] if scene.coverage is None else scene.coverage.standing.runs,
+        "reported": now(),
+        "lacks": None if scene.records else "no run record lies beside the output",
+    }
+
+
+def _told(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what stands elsewhere in the report."""
+    command = record.get("command")
+    line = shlex.join(map(str, command)) if isinstance(command, list) else ""
+    plan = record.get("plan") if isinstance(record.get("plan"), dict) else {}
+    return {
+        "command": line,
+        **{k: record[k] for k in PLACES if k in record},
+        "plan": {k: v for k, v in (plan or {}).items() if k not in ("warnings", "input")},
+    }
