@@ -146,9 +146,9 @@ def sheet(
         for n, panel in enumerate(panels):
             drawn.paste(Image.fromarray(panel), (n * (width + GAP), top))
         for n, name in enumerate(said):
-            draw.text((n * (width + GAP) + 4, top + 2), name, fill="yellow", font=font)
+            _write(draw, (n * (width + GAP) + 4, top + 2), name, "la")
     if nm_per_voxel is not None:
-        _scale_bar(draw, font, size, width, nm_per_voxel)
+        _scale_bar(draw, size, width, nm_per_voxel)
     return drawn
 
 
@@ -174,16 +174,19 @@ def _outline(panel: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
     return panel
 
 
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, anchor: str) -> None:
+    """White on black, to be read on any grey."""
+    font = ImageFont.load_default(12)
+    draw.rectangle(draw.textbbox(at, text, font=font, anchor=anchor), fill="black")
+    draw.text(at, text, fill="white", font=font, anchor=anchor)
+
+
 def _scale_bar(
-    draw: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    size: tuple[int, int],
-    width: int,
-    nm_per_voxel: float,
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], width: int, nm_per_voxel: float
 ) -> None:
     """In the lower right corner of the first column's last row."""
     nm = max((n for n in NICE_NM if n / nm_per_voxel < width / 3), default=NICE_NM[0])
     length = round(nm / nm_per_voxel)
     right, bottom = width - 8, size[1] - 8
     draw.rectangle((right - length, bottom - 4, right, bottom), fill="white")
-    draw.text((right, bottom - 6), f"{nm} nm", fill="white", font=font, anchor="rb")
+    _write(draw, (right, bottom - 6), f"{nm} nm", "rb")

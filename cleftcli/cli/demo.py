@@ -33,6 +33,8 @@ def main(output: FolderOption = Path("cleft-demo")) -> None:
     picture, auc = finish(demo, scores)
     report.say(f"\nAUC {auc:.4f} on the part that was not trained on. Raw, truth, prediction:")
     typer.echo(picture)
+    report.say("Scores, places, clefts and provenance, in a page for any browser:")
+    typer.echo(demo.report)
     report.hint("predict", "VOLUME")
 
 

@@ -71,6 +71,11 @@ class Demo:
         return self.folder / "volume.zarr"
 
     @property
+    def report(self) -> Path:
+        """The page about the prediction."""
+        return self.folder / "report.html"
+
+    @property
     def commands(self) -> list[list[str]]:
         """What a user would type after `cleft`, in order; each may be typed again."""
         at = self.folder
@@ -88,6 +93,7 @@ class Demo:
             ["predict", self.volume, "--roi", f":,{y},{x}", "-o", prediction, *checkpoint],
             ["segment", prediction, *sure, "-o", at / "clefts.zarr", *table, "--overwrite"],
             ["evaluate", prediction, self.volume, *sure, "--json"],
+            ["view", prediction, "--truth", self.volume, *sure, "-o", self.report],
             ["export-cremi", prediction, *sure, "-o", at / "submission.hdf", "--overwrite"],
         ]
         return [[str(part) for part in step] for step in steps]

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cleftcli.errors import InputError
 from cleftcli.geometry import Roi, parse_roi
 from cleftcli.pictures import compared, likely, rgb, sheet
 from cleftcli.viewing.scene import Scene
 
-COLUMNS = 4  # of the montage
-CELL = 256  # pixels of a section in it, at most
+WIDTH = 1024  # pixels of the montage, about
+COLUMNS = 4  # of it, fewer where sections are long
 LEGEND = "right: blue, false: red, missed: yellow"
 
 
@@ -52,7 +53,7 @@ def _place(scene: Scene, number: int, place: dict[str, Any]) -> Picture:
 def _panels(scene: Scene, roi: Roi) -> dict[str, np.ndarray]:
     """The panels (y, x, 3) of a box of one section by what they show."""
     grey = scene.grey(roi)[0]
-    levels, unknown = (found[0] for found in scene.output.read(roi))
+    levels, unknown = (found[0] for found in _read(scene, roi))
     found = {"raw": rgb(grey)} if scene.raw is not None else {}
     threshold = scene.output.threshold
     name = "prediction" if threshold is None else f"prediction (outline: probability {threshold:g})"
@@ -62,6 +63,14 @@ def _panels(scene: Scene, roi: Roi) -> dict[str, np.ndarray]:
     for panel in found.values():
         panel[unknown] //= 3  # what is not there, or nobody knows, is dark
     return found
+
+
+def _read(scene: Scene, roi: Roi) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of the output, and where nobody knows: also where it cannot be read."""
+    try:
+        return scene.output.read(roi)
+    except InputError:
+        return np.zeros(roi.shape, np.uint8), np.ones(roi.shape, bool)
 
 
 def _compared(scene: Scene, roi: Roi, grey: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -74,14 +83,16 @@ def _montage(scene: Scene, montage: dict[str, Any]) -> Picture:
     """Sections from the first to the last at one place, made smaller."""
     roi = parse_roi(montage["roi"], scene.volume.shape)
     sections = montage["sections"]
-    factor = -(-max(roi.shape[1:]) // CELL)
-    cells = [_cell(scene, roi, z, factor) for z in sections]
-    rows = [cells[n : n + COLUMNS] for n in range(0, len(cells), COLUMNS)]
-    names = [[f"z {z}" for z in sections[n : n + COLUMNS]] for n in range(0, len(cells), COLUMNS)]
+    _, height, width = roi.shape
+    columns = min(max(round(COLUMNS * height / width), 1), COLUMNS)
+    factor = -(-max(height, width) * columns // WIDTH)
+    starts = range(0, len(sections), columns)
+    names = [[f"z {z}" for z in sections[n : n + columns]] for n in starts]
+    rows = [[_cell(scene, roi, z, factor) for z in sections[n : n + columns]] for n in starts]
     head = LEGEND if scene.truth is not None else "prediction: orange"
-    columns = (head, *[""] * (len(rows[0]) - 1))
     nm = _nm(scene)
-    image = sheet(columns, rows, names, None if nm is None else nm * factor)
+    heads = (head, *[""] * (columns - 1))
+    image = sheet(heads, rows, names, None if nm is None else nm * factor)
     alt = f"Sections {', '.join(map(str, sections))} at voxels {roi}; {head}"
     return Picture("over-z", alt, image)
 

@@ -36,7 +36,7 @@ def page(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "plain": _plain}
     text = resources.files("cleftcli.viewing").joinpath("page.html").read_text(encoding="utf-8")
     shown = [Chart(_jpeg(picture.image), picture.alt) for picture in pictures]
     return environment.from_string(text).render(mark=MARK, charts=charts, pictures=shown, **numbers)
@@ -64,7 +64,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def write_pictures(folder: Path, pictures: Sequence[Picture]) -> list[str]:
-    """Write each picture as a PNG file of a folder; returns their paths.
+    """Write each picture as a PNG file of a folder, in place of earlier ones; returns their paths.
 
     Raises:
         ConflictError: a file of that name is there that `cleft view` did not write.
@@ -75,6 +75,8 @@ def write_pictures(folder: Path, pictures: Sequence[Picture]) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
             check_place(path)
+        for old in filter(_is_ours, folder.glob("*.png")):
+            old.unlink()
         for path, picture in zip(paths, pictures, strict=True):
             about = PngImagePlugin.PngInfo()
             about.add_text("Software", MARK)
@@ -93,6 +95,13 @@ def _jpeg(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _plain(value: Any) -> str:
+    """A setting as it is typed: lists by commas."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _number(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cleftcli.geometry import Block, BlockPlan, Roi, TileGrid, fit_block, hull, zyx
+from cleftcli.geometry import Block, BlockPlan, Roi, TileGrid, Zyx, fit_block, hull
 from cleftcli.outputs import CHUNK
 from cleftcli.viewing.scene import MOST_VOXELS, Scene
 
@@ -63,7 +63,7 @@ def places(scene: Scene) -> dict[str, Any]:
         "how": how,
         "blocks_looked_at": len(blocks),
         "windows": len(windows),
-        "window_voxels": EDGE,
+        "window": list(_edges(scene)),
         "fewest_voxels": FEWEST,
         "seed": SEED,
         "places": chosen,
@@ -93,14 +93,18 @@ def _sample(scene: Scene) -> tuple[list[Block], str]:
 
 def _windows(scene: Scene, blocks: Sequence[Block]) -> list[Window]:
     """Every window that touches one of the blocks, once."""
-    _, height, width = scene.volume.shape
-    edges = zyx([1, min(EDGE, height), min(EDGE, width)])
-    grid = TileGrid(scene.volume.shape, edges, edges)
+    grid = TileGrid(scene.volume.shape, _edges(scene), _edges(scene))
     found: dict[Roi, Window] = {}
     for block in blocks:
         new = [roi for roi in grid.touching(block.write) if roi not in found]
         found |= {window.roi: window for window in _read(scene, new)}
     return list(found.values())
+
+
+def _edges(scene: Scene) -> Zyx:
+    """The shape of a window, voxels."""
+    _, height, width = scene.volume.shape
+    return 1, min(EDGE, height), min(EDGE, width)
 
 
 def _read(scene: Scene, rois: Sequence[Roi]) -> Iterator[Window]:
@@ -141,8 +145,8 @@ def _pick(windows: Sequence[Window], taken: Sequence[Window]) -> list[Window]:
 
 
 def _same(a: Roi, b: Roi) -> bool:
-    """Whether two windows show nearly the same: one place, in sections near each other."""
-    return a.offset[1:] == b.offset[1:] and abs(a.offset[0] - b.offset[0]) < APART
+    """Whether two windows show the same: they overlap, in sections near each other."""
+    return a.grow((APART - 1, 0, 0)).intersect(b).size > 0
 
 
 def _told(scene: Scene, kind: str, window: Window) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from cleftcli.machine import now
@@ -14,26 +15,28 @@ PLACES = ("cleft", "python", *LIBRARIES, "machine", "host", "folder", "started",
 
 def provenance(scene: Scene) -> dict[str, Any]:
     """Of each record beside the output who ran what, and the settings that decide its voxels."""
-    made_by = scene.volume.attributes.get("made_by")
-    settings = scene.volume.attributes.get("run")
+    attributes = scene.volume.attributes
+    made_by, settings, seen = (attributes.get(k) for k in ("made_by", "run", "input"))
     return {
         "made_by": made_by,
         "settings": settings if isinstance(settings, dict) else {},
         "of_probability": dict(scene.fingerprint) if scene.output.content == "ids" else {},
-        "records": [_told(record) for record in scene.records],
+        "input": dict(seen) if isinstance(seen, dict) else {},
+        "records": [_told(record, scene.fingerprint) for record in scene.records],
         "runs": [] if scene.coverage is None else scene.coverage.standing.runs,
         "reported": now(),
         "lacks": None if scene.records else "no run record lies beside the output",
     }
 
 
-def _told(record: dict[str, Any]) -> dict[str, Any]:
+def _told(record: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what stands elsewhere in the report."""
     command = record.get("command")
     line = shlex.join(map(str, command)) if isinstance(command, list) else ""
-    plan = record.get("plan") if isinstance(record.get("plan"), dict) else {}
+    plan = record.get("plan") if isinstance(record.get("plan"), dict) else None
+    news = {k: v for k, v in (plan or {}).items() if settings.get(k) != v}
     return {
         "command": line,
         **{k: record[k] for k in PLACES if k in record},
-        "plan": {k: v for k, v in (plan or {}).items() if k not in ("warnings", "input")},
+        "plan": {k: v for k, v in news.items() if k not in ("warnings", "input")},
     }
