@@ -63,6 +63,8 @@ def test_partners_are_those_of_whole_arrays(seed, unknown, least):
     assert found.counts["missed"] == sum(not v for v in expected.values())
     assert found.counts["split"] == sum(len(v) > 1 for v in expected.values())
     for cleft, row in rows.items():
+        middle = np.argwhere((true == cleft) & ~hidden).mean(axis=0)
+        assert [row[f"centroid_{a}"] for a in "zyx"] == pytest.approx(middle, abs=0.01)
         assert row["voxels"] == ((true == cleft) & ~hidden).sum()
         assert row["shared_voxels"] == ((true == cleft) & ~hidden & (parts > 0)).sum()
         assert row["merged"] == any(len(back[m]) > 1 for m in expected[cleft])

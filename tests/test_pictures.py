@@ -1,10 +1,22 @@
 """The montage: a PNG whose panels show what they say."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cleftcli.pictures import GAP, HEADER, PREDICTED, TRUE, montage
+from cleftcli.pictures import (
+    FALSE,
+    GAP,
+    HEADER,
+    MISSED,
+    PREDICTED,
+    RIGHT,
+    TRUE,
+    compared,
+    montage,
+)
 
 SHAPE = (5, 60, 160)
 
@@ -112,3 +124,38 @@ def test_the_arrays_are_left_alone(tmp_path, arrays):
     before = [a.copy() for a in arrays]
     drawn(tmp_path / "a.png", arrays)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, before, strict=True))
+
+
+# how the three kinds of colour blindness see linear RGB. Source: Machado, Oliveira, Fernandes 2009
+BLIND = {
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+    "none": np.eye(3),
+    "of all colours": np.full((3, 3), 1 / 3),
+}
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_right_false_and_missed_are_told_apart_by_everyone(kind):
+    """Also with one kind of cone missing, or printed in grey, the three colours differ."""
+    linear = (np.array([RIGHT, FALSE, MISSED]) / 255) ** 2.2
+    seen = np.clip(linear @ np.array(BLIND[kind]).T, 0, 1) ** (1 / 2.2) * 255
+    apart = [np.abs(a - b).max() for a, b in itertools.combinations(seen, 2)]
+    assert min(apart) > 25
+
+
+def test_both_sides_are_compared_voxel_by_voxel():
+    """A voxel has the colour of what became of it at edges, a tint inside, grey elsewhere."""
+    random = np.random.default_rng(0)
+    predicted, true = random.random((2, 30, 40)) < 0.3
+    panel = compared(np.full((30, 40), 100, np.uint8), predicted, true)
+    for mask, colour in (
+        (predicted & true, RIGHT),
+        (predicted & ~true, FALSE),
+        (true & ~predicted, MISSED),
+    ):
+        alone = mask & ~np.roll(mask, 1, 0)
+        assert alone.any()
+        assert (panel[alone] == colour).all()
+    assert (panel[~predicted & ~true] == 100).all()

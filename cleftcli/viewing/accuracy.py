@@ -38,7 +38,7 @@ def accuracy(scene: Scene) -> dict[str, Any]:
 def _thresholds(pair: Pair) -> list[float | None]:
     """Those of a sweep, and the one that is used."""
     used = pair.prediction.threshold
-    return [None] if used is None else [*sorted({*THRESHOLDS, used})]
+    return [None] if used is None else list({*THRESHOLDS, used})
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:

@@ -237,7 +237,8 @@ def _there(address: str, folders: Iterable[Path]) -> str:
     """An address that a run noted, from the first folder in which its container is."""
     if is_remote(address):
         return address
-    candidates = [str(folder / address) for folder in folders]
+    here = Path.cwd()
+    candidates = [address if folder == here else str(folder / address) for folder in folders]
     there = (c for c in candidates if Path(split_address(c)[0]).exists())
     return next(there, address)
 
