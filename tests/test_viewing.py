@@ -24,6 +24,7 @@ from cleftcli.viewing.accuracy import accuracy
 from cleftcli.viewing.clefts import clefts
 from cleftcli.viewing.coverage import MARKS, NOT_DONE, STATES, read_coverage
 from cleftcli.viewing.intensities import intensities
+from cleftcli.viewing.overlays import overlays
 from cleftcli.viewing.places import places
 from cleftcli.viewing.scene import Subject, open_scene
 from cleftcli.viewing.seams import seams
@@ -192,6 +193,39 @@ def test_places_without_a_truth_are_by_certainty(tmp_path, small_windows):
     told = {p["kind"]: p["mean_probability"] for p in reversed(found["places"])}
     assert told["most certain"] == pytest.approx(max(sure), abs=1e-4)
     assert told["least certain"] == pytest.approx(min(sure), abs=1e-4)
+
+
+def test_ids_are_as_certain_as_what_they_were_made_of(tmp_path, small_windows):
+    """Places of ids are ordered by the probability that they name; without it by their voxels."""
+    levels = smooth(5)
+    ids = ndimage.label(levels >= 150)[0].astype(np.uint64)
+    made_of = {"prediction": predicted(tmp_path, levels)}
+    both = [
+        store(f"{tmp_path}/{name}.zarr/clefts", ids, content="ids", run=run).address
+        for name, run in (("named", made_of), ("alone", {}))
+    ]
+    named, alone = (places(open_scene(Subject(address)))["places"] for address in both)
+    first = parse_roi(named[0]["roi"], SHAPE).within(whole(SHAPE))
+    inside = levels[first][ids[first] > 0]
+    assert named[0]["kind"] == "most certain"
+    assert named[0]["mean_probability"] == pytest.approx(inside.mean() / 255, abs=1e-4)
+    assert named[0]["mean_probability"] < 1
+    assert {p["kind"] for p in alone} == {"fullest", "emptiest", "random"}
+    assert {p["mean_probability"] for p in alone} == {None}
+    most = max(p for p, _, _, _ in windows_in_one_piece((ids > 0) * 255, None, 16).values())
+    assert alone[0]["predicted_voxels"] == most
+
+
+def test_pictures_are_dark_where_nothing_can_be_read(tmp_path, small_windows):
+    """A chunk that is damaged after places were chosen costs the voxels shown, not the pictures."""
+    seen = scene(tmp_path, smooth(1))
+    found = places(seen)
+    for chunk in (tmp_path / "prediction.zarr" / "cleft").rglob("*"):
+        if chunk.is_file() and not chunk.name.startswith("."):
+            chunk.write_bytes(b"broken")
+    pictures = overlays(open_scene(Subject(seen.volume.address)), found)
+    assert len(pictures) == len(found["places"]) + 1
+    assert np.asarray(pictures[0].image)[-3:, -3:].max() < 60
 
 
 def test_places_show_different_tissue(tmp_path, small_windows):

@@ -69,9 +69,9 @@ def _warnings(scene: Scene, found: dict[str, Found]) -> list[str]:
     """What a reader should know before believing the rest."""
     said = [] if scene.complete else ["The output is not finished: only what is there is shown."]
     counts = found["coverage"].get("counts", {})
-    for state in ("failed", "missing input"):
+    for state, what in (("failed", "failed"), ("missing input", "met missing chunks of the input")):
         if counts.get(state):
-            said.append(f"{counts[state]} of {found['coverage']['blocks']} blocks: {state}.")
+            said.append(f"{counts[state]} of {found['coverage']['blocks']} blocks {what}.")
     if "raw" in scene.lacks:
         said.append(f"Raw is not shown: {scene.lacks['raw']}.")
     if found["accuracy"].get("whole") is False:

@@ -33,7 +33,7 @@ class Window:
     predicted: int
     true: int
     right: int
-    certainty: float  # mean probability of the predicted voxels, 0 without any
+    certainty: float  # mean probability of the predicted voxels; 0 without any, 1 of a mask
 
     @property
     def clefts(self) -> int:
@@ -113,6 +113,8 @@ def _read(scene: Scene, rois: Sequence[Roi]) -> Iterator[Window]:
     box = hull(rois)
     levels, unknown = scene.output.read(box)
     predicted = scene.output.mask(levels) & ~unknown
+    source = scene.probability or scene.output
+    probability = (levels if source is scene.output else source.levels(box)) / source.full
     true = np.zeros(box.shape, bool)
     if scene.truth is not None:
         marked, unannotated = scene.truth.read(box)
@@ -121,7 +123,7 @@ def _read(scene: Scene, rois: Sequence[Roi]) -> Iterator[Window]:
     for roi in rois:
         here = roi.within(box)
         ours, theirs = predicted[here], true[here]
-        sure = float(levels[here][ours].mean()) / scene.output.full if ours.any() else 0.0
+        sure = float(probability[here][ours].mean()) if ours.any() else 0.0
         yield Window(roi, int(ours.sum()), int(theirs.sum()), int((ours & theirs).sum()), sure)
 
 
@@ -129,6 +131,8 @@ def _kinds(scene: Scene) -> dict[str, Callable[[Window], tuple[float, float]]]:
     """The kinds of windows and the order in which each is looked for."""
     if scene.truth is not None:
         return {"best": lambda w: (-w.f1, -w.clefts), "worst": lambda w: (w.f1, -w.clefts)}
+    if scene.probability is None:
+        return {"fullest": lambda w: (-w.clefts, 0), "emptiest": lambda w: (w.clefts, 0)}
     return {
         "most certain": lambda w: (-w.certainty, -w.clefts),
         "least certain": lambda w: (w.certainty, -w.clefts),
@@ -153,7 +157,8 @@ def _told(scene: Scene, kind: str, window: Window) -> dict[str, Any]:
     told: dict[str, Any] = {"kind": kind, "roi": str(window.roi), "z": window.roi.offset[0]}
     told["predicted_voxels"] = window.predicted
     if scene.truth is None:
-        return {**told, "mean_probability": round(window.certainty, 4)}
+        known = scene.probability is not None and window.predicted > 0
+        return {**told, "mean_probability": round(window.certainty, 4) if known else None}
     return {
         **told,
         "right": window.right,
