@@ -12,6 +12,7 @@ from cleftcli.viewing.clefts import clefts
 from cleftcli.viewing.intensities import intensities
 from cleftcli.viewing.places import places
 from cleftcli.viewing.provenance import provenance
+from cleftcli.viewing.run import as_mapping
 from cleftcli.viewing.scene import Scene
 from cleftcli.viewing.seams import WORTH_A_WORD, seams
 
@@ -85,8 +86,8 @@ def _warnings(scene: Scene, found: dict[str, Found]) -> list[str]:
 
 def _of_runs(scene: Scene) -> list[str]:
     """What the runs themselves warned of."""
-    plans = [r.get("plan") for r in scene.records]
-    said = [w for plan in plans if isinstance(plan, dict) for w in plan.get("warnings") or []]
+    plans = [as_mapping(record.get("plan")) for record in scene.run.records]
+    said = [warning for plan in plans for warning in plan.get("warnings") or []]
     return [f"When it was made: {warning}." for warning in dict.fromkeys(map(str, said))]
 
 

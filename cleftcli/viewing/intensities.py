@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cleftcli.errors import CleftError
 from cleftcli.inspection import FAR, distance, intensity_doubts, look
+from cleftcli.viewing.run import as_mapping
 from cleftcli.viewing.scene import Scene
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _checkpoint(scene: Scene) -> Checkpoint | None:
 
     for path in (*_named(scene), checkpoint.shipped()):
         try:
-            if checkpoint.digest(path) == scene.fingerprint.get("checkpoint"):
+            if checkpoint.digest(path) == scene.run.fingerprint.get("checkpoint"):
                 return checkpoint.load(path)[0]
         except (OSError, CleftError):
             continue
@@ -50,9 +51,7 @@ def _checkpoint(scene: Scene) -> Checkpoint | None:
 
 def _named(scene: Scene) -> list[Path]:
     """Where the runs say that their checkpoints are."""
-    plans = [(r.get("folder", ""), r.get("plan")) for r in scene.records]
+    plans = [(r.get("folder", ""), as_mapping(r.get("plan"))) for r in scene.run.records]
     return [
-        Path(str(folder), str(plan["checkpoint"]))
-        for folder, plan in plans
-        if isinstance(plan, dict) and "checkpoint" in plan
+        Path(str(folder), str(plan["checkpoint"])) for folder, plan in plans if "checkpoint" in plan
     ]

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cleftcli.errors import CleftError, InputError
 from cleftcli.foreground import PREDICTION, TRUTH, Foreground, read_foreground
 from cleftcli.geometry import Roi, fit_block
-from cleftcli.inspection import look
-from cleftcli.run_record import run_records
 from cleftcli.scoring import Pair
-from cleftcli.viewing.coverage import Coverage, Growing, read_coverage
+from cleftcli.viewing.coverage import Coverage, Growing
+from cleftcli.viewing.run import Run, as_mapping, read_run, there
 from cleftcli.volumes import (
     Nm,
     Reading,
     Volume,
-    crop,
-    is_remote,
     open_volume,
     same_voxels,
     split_address,
 )
-from cleftcli.volumes.intensity import Range, intensity_range, unit
+from cleftcli.volumes.intensity import Range, unit
 
 MOST_VOXELS = 2**26  # to look at one by one; of more, a part
 
@@ -64,18 +60,15 @@ class Raw:
 class Scene:
     """An output of cleft and what belongs to it.
 
-    `probability` is the output itself, or what its ids were made of; its `coverage`, `records` and
-    `fingerprint` are those of the run that made it. What is not there is None, and `lacks` says
-    why by its name.
+    `probability` is the output itself, or what its ids were made of, and `run` what made that.
+    What is not there is None, and `lacks` says why by its name.
     """
 
     output: Foreground
     probability: Foreground | None
     raw: Raw | None
     truth: Foreground | None
-    coverage: Coverage | None
-    records: list[dict[str, Any]]
-    fingerprint: Mapping[str, Any]
+    run: Run
     lacks: Mapping[str, str]
 
     @property
@@ -84,9 +77,14 @@ class Scene:
         return self.output.volume
 
     @property
+    def coverage(self) -> Coverage | None:
+        """Its blocks, where a ledger tells of them."""
+        return self.run.coverage
+
+    @property
     def complete(self) -> bool:
         """Whether the output is finished, as far as it says."""
-        return self.volume.attributes.get("complete") is not False
+        return _is_complete(self.volume)
 
     @cached_property
     def part(self) -> Roi:
@@ -125,22 +123,20 @@ def open_scene(subject: Subject) -> Scene:
     lacks: dict[str, str] = {}
     probability = _made_of(found, lacks)
     made_by = volume if probability is None else probability.volume
-    coverage, records = read_coverage(made_by.address), run_records(made_by.address)
-    fingerprint = _mapping(made_by.attributes.get("run"))
-    if probability is not None and coverage is not None and not _is_complete(made_by):
-        probability = Growing(made_by, "probability", probability.threshold, coverage)
+    run = read_run(made_by)
+    if probability is not None and run.coverage is not None and not _is_complete(made_by):
+        probability = Growing(made_by, "probability", probability.threshold, run.coverage)
         found = probability if found.volume is made_by else found
     true = None
     if subject.truth is not None:
         true = read_foreground(same_voxels(volume, subject.open(subject.truth, TRUTH)))
     try:
-        raw = _stated(subject, volume) or _recorded(volume, coverage, records, fingerprint)
-        seen = Raw(raw, _range(raw, fingerprint))
+        raw: Raw | None = _raw(subject, volume, run)
     except CleftError as error:
         if subject.raw is not None:
             raise
-        seen, lacks["raw"] = None, str(error)
-    return Scene(found, probability, seen, true, coverage, records, fingerprint, lacks)
+        raw, lacks["raw"] = None, str(error)
+    return Scene(found, probability, raw, true, run, lacks)
 
 
 def _is_complete(volume: Volume) -> bool:
@@ -151,13 +147,13 @@ def _made_of(output: Foreground, lacks: dict[str, str]) -> Foreground | None:
     """The probability that an output is or was made of."""
     if output.content == "probability":
         return output
-    named = _mapping(output.volume.attributes.get("run")).get("prediction")
+    named = as_mapping(output.volume.attributes.get("run")).get("prediction")
     if not isinstance(named, str):
         lacks["probability"] = f"{output.content} have none, and name no prediction"
         return None
     beside = Path(split_address(output.volume.address)[0]).parent
     try:
-        volume = open_volume(_there(named, [Path(), beside]), prefer=PREDICTION)
+        volume = open_volume(there(named, [Path(), beside]), prefer=PREDICTION)
         found = read_foreground(volume, unfinished=True)
     except CleftError as error:
         lacks["probability"] = str(error)
@@ -168,81 +164,21 @@ def _made_of(output: Foreground, lacks: dict[str, str]) -> Foreground | None:
     return found
 
 
-def _stated(subject: Subject, volume: Volume) -> Volume | None:
-    """The raw that was named, over an output.
+def _raw(subject: Subject, volume: Volume, run: Run) -> Raw:
+    """Raw over an output: as named, else the volume that was predicted.
 
     Raises:
         InputError: it cannot be read, or lies elsewhere.
     """
     if subject.raw is None:
-        return None
-    opened = subject.open(subject.raw)
-    return opened if _alike(volume, opened) else same_voxels(volume, opened)
-
-
-def _recorded(
-    volume: Volume,
-    coverage: Coverage | None,
-    records: list[dict[str, Any]],
-    fingerprint: Mapping[str, Any],
-) -> Volume:
-    """The volume that a run names, over its output.
-
-    Raises:
-        InputError: none is named, or it is not there any more.
-    """
-    named = fingerprint.get("volume")
-    if not isinstance(named, str):
-        raise InputError("the output does not name the volume it was made from; --raw names it")
-    folders = [Path(r["folder"]) for r in records if isinstance(r.get("folder"), str)]
-    opened = open_volume(_there(named, [*folders, Path()]), reading=_reading(records))
-    if list(opened.shape) != fingerprint.get("shape"):
-        raise InputError(
-            f"{opened.address} is {opened.shape}, the run saw {fingerprint.get('shape')}; "
-            "--raw names another"
-        )
-    return same_voxels(volume, opened) if coverage is None else crop(opened, coverage.roi)
+        found = run.raw_under(volume)
+    else:
+        opened = subject.open(subject.raw)
+        found = opened if _alike(volume, opened) else same_voxels(volume, opened)
+    return Raw(found, run.black_white(found))
 
 
 def _alike(volume: Volume, other: Volume) -> bool:
     """Whether nothing but the shape says how two volumes lie, and it says that they coincide."""
     unknown = volume.space.voxel_size is None or other.space.voxel_size is None
     return unknown and volume.shape == other.shape
-
-
-def _range(volume: Volume, fingerprint: Mapping[str, Any]) -> Range:
-    """Black and white: of the run, else as the volume says, else from what is there."""
-    stated = fingerprint.get("intensity_range")
-    if fingerprint.get("dtype") == str(volume.dtype) and isinstance(stated, list):
-        return float(stated[0]), float(stated[1])
-    try:
-        return intensity_range(volume)
-    except InputError:
-        values = look(volume).values
-        low, high = (values.min(), values.max()) if values.size else (0, 1)
-        return float(low), float(high if high > low else low + 1)
-
-
-def _reading(records: Iterable[Mapping[str, Any]]) -> Reading:
-    """How the run read its volume."""
-    for record in records:
-        known = _mapping(_mapping(record.get("settings")).get("reading"))
-        size = known.get("voxel_size")
-        z_y_x = None if size is None else tuple(size)
-        return Reading(z_y_x, known.get("axes"), known.get("channel"))
-    return Reading()
-
-
-def _there(address: str, folders: Iterable[Path]) -> str:
-    """An address that a run noted, from the first folder in which its container is."""
-    if is_remote(address):
-        return address
-    here = Path.cwd()
-    candidates = [address if folder == here else str(folder / address) for folder in folders]
-    there = (c for c in candidates if Path(split_address(c)[0]).exists())
-    return next(there, address)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """What attributes hold, where it is an object."""
-    return value if isinstance(value, Mapping) else {}
