@@ -209,6 +209,7 @@ def test_foreign_files_stay(cleft, pair, tmp_path):
     precious.write_text("<html>precious</html>")
     for place in (precious, tmp_path):
         assert cleft("view", pair[0], "-o", place).exit_code == 5
+    assert cleft("view", pair[0], "-o", precious / "report.html").exit_code == 6
     assert precious.read_text() == "<html>precious</html>"
     for _ in range(2):
         assert cleft("view", pair[0], "-o", tmp_path / "new" / "report.html").exit_code == 0

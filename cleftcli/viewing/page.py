@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image, PngImagePlugin
 
 from cleftcli.errors import ConflictError
-from cleftcli.machine import writing
+from cleftcli.machine import nearest, try_writing, writing
 from cleftcli.viewing.charts import Chart
 from cleftcli.viewing.overlays import Picture
 
@@ -43,11 +43,17 @@ def page(
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place that holds what is no report.
+    """Refuse a place that holds what is no report, or may not be written, before any work.
 
     Raises:
         ConflictError: a file or folder is there that `cleft view` did not write.
+        ResourceError: the system refuses.
     """
+    _refuse_foreign(path)
+    try_writing(nearest(path.parent))
+
+
+def _refuse_foreign(path: Path) -> None:
     if path.is_dir():
         raise ConflictError(f"{path} is a folder; -o names a file")
     if path.exists() and not _is_ours(path):
@@ -74,7 +80,7 @@ def write_pictures(folder: Path, pictures: Sequence[Picture]) -> list[str]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            check_place(path)
+            _refuse_foreign(path)
         for old in filter(_is_ours, folder.glob("*.png")):
             old.unlink()
         for path, picture in zip(paths, pictures, strict=True):
