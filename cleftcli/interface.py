@@ -112,7 +112,7 @@ def predict(
         pyramid: also write coarser levels, for viewers.
         dry_run: plan only, and time a few tiles; nothing is written.
         overwrite: replace an output of cleft made with other settings.
-        report: called with blocks done and blocks in all.
+        report: called with blocks done, blocks in all, and the speed and failures so far.
 
     Returns:
         The plan and what came of it: `output` is the address of the probability, `warnings` what
@@ -264,5 +264,5 @@ def _path(value: Address | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _quiet(_done: int, _total: int) -> None:
+def _quiet(_done: int, _total: int, _facts: dict[str, float]) -> None:
     """Report to nobody."""

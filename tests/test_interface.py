@@ -183,11 +183,12 @@ def test_nothing_is_printed_unless_asked_for(here, volume, checkpoint):
         from cleftcli import predict
         options = {"checkpoint": sys.argv[2], "block": (5, 48, 64)}
         predict(sys.argv[1], "a.zarr", **options)
-        predict(sys.argv[1], "b.zarr", report=print, **options)
+        predict(sys.argv[1], "b.zarr", report=lambda d, n, facts: print(d, n, *facts), **options)
     """
     done = script(code, volume, checkpoint)
 
-    assert (done.stdout, done.stderr) == ("0 2\n1 2\n2 2\n", "")
+    facts = "voxels_per_second failed"
+    assert (done.stdout, done.stderr) == (f"0 2\n1 2 {facts}\n2 2 {facts}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_ctrl_c_leaves_what_the_same_call_continues(here, volume, checkpoint):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     seen = []
 
-    def report(done, _total):
+    def report(done, _total, _facts):
         seen.append(done)
         if done == 1:
             os.kill(os.getpid(), signal.SIGINT)

@@ -33,6 +33,9 @@ LINES = [  # what comes before the last command of a line makes what that one re
     "evaluate prediction.zarr volume.zarr --table table.json",
     "evaluate prediction.zarr volume.zarr --threshold 1.0",  # nothing is predicted
     "evaluate prediction.zarr volume.zarr prediction.zarr volume.zarr --sweep",
+    "view prediction.zarr --truth volume.zarr",
+    "view prediction.zarr --raw volume.zarr --png",
+    "view prediction.zarr --napari",
     EXPORT,
     f"{EXPORT}; export-cremi --check out.hdf",
 ]

@@ -160,7 +160,9 @@ def _tell(message: str, code: int, words: Sequence[str]) -> None:
     if "--json" in words:
         error = {"kind": KINDS[code], "message": message, "exit_code": code}
         with contextlib.suppress(OSError):
-            typer.echo(json.dumps({"schema_version": report.SCHEMA_VERSION, "error": error}, indent=2))
+            typer.echo(
+                json.dumps({"schema_version": report.SCHEMA_VERSION, "error": error}, indent=2)
+            )
 
 
 def _note(error: BaseException, words: Sequence[str]) -> str:

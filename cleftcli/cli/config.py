@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cleftcli.cli import report, settings
-from cleftcli.cli.boundary import SCHEMA_VERSION, Command
+from cleftcli.cli.boundary import Command
 from cleftcli.cli.options import JsonOption
 from cleftcli.errors import UsageError
 
@@ -31,8 +31,7 @@ def show(ctx: typer.Context, command: CommandArg = "", json: JsonOption = False)
     rows = [
         row for name in contexts if command in ("", name) for row in _rows(name, contexts[name])
     ]
-    found = {"schema_version": SCHEMA_VERSION, "options": rows}
-    report.result(found, as_json=json, text=report.columns(rows))
+    report.result({"options": rows}, as_json=json, text=report.columns(rows))
 
 
 def _contexts(root: Any) -> dict[str, Any]:

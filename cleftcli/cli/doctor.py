@@ -25,16 +25,19 @@ def main(folder: FolderArg = Path(), json: JsonOption = False) -> None:
 
     \b
     cleft doctor
-    cleft doctor /scratch/me --json
+    cleft doctor /scratch/me
+    cleft doctor /scratch/me --json | jq '.checks[] | select(.state != "ok")'
     """
-    from cleftcli.jobs.doctor import doctor
-
     with report.progress("checks") as shown:
+        from cleftcli.jobs.doctor import doctor
+
         found = doctor(folder, report=shown)
     report.result(found, as_json=json, text=_text(found))
     problems = [check["name"] for check in found["checks"] if check["state"] == "problem"]
     if problems:
-        raise ResourceError(f"this machine is not able: {', '.join(problems)}")
+        report.say(f"cleft: this machine is not able: {', '.join(problems)}")
+        raise typer.Exit(ResourceError.exit_code)
+    report.hint("demo")
 
 
 def _text(found: dict[str, Any]) -> str:

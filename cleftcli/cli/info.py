@@ -48,12 +48,12 @@ def main(
 def _next(found: dict[str, Any]) -> list[str]:
     """What to do with a checkpoint, a prediction, clefts, or raw."""
     path = found["path"]
-    contents = {part.get("content") for part in found.get("arrays", [])}
+    contents = [part.get("content") for part in found.get("arrays", [])]
     if found["kind"] == "checkpoint":
         return ["predict", "VOLUME", "--checkpoint", path]
     if "probability" in contents:
         return ["segment", path, "-o", "clefts.zarr", "--table", "clefts.csv"]
-    if contents & {"ids", "mask"}:
+    if "ids" in contents or "mask" in contents:
         return ["evaluate", path, "TRUTH"]
     return ["predict", path]
 

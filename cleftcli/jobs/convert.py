@@ -88,7 +88,7 @@ def convert(
         missing: chunks that are not stored are read as 0 ("fill") or refused ("error").
         workers: who does the blocks.
         overwrite: replace an output made with other settings.
-        report: called with blocks done and blocks in all.
+        report: called with blocks done, blocks in all, and the speed and failures so far.
 
     Raises:
         IncompleteError: blocks failed, or the source is an unfinished output.

@@ -69,6 +69,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # by the checks that decide how far ea
     "segment": ("memory", *_WRITES),
     "evaluate": ("memory",),
     "export-cremi": ("memory", *_WRITES),
+    "view": ("memory", "extra view"),
     "demo": ("extra train", *_BLOCKS),
     "doctor": (),
 }

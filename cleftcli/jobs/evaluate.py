@@ -19,7 +19,6 @@ from cleftcli.tables import check_table, write_table
 from cleftcli.volumes import Nm, Reading, open_volume, same_voxels
 
 
-
 def evaluate(
     addresses: Sequence[tuple[str, str]],
     *,

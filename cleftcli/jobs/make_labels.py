@@ -66,7 +66,7 @@ def make_labels(
         missing: chunks that are not stored are background ("fill") or refused ("error").
         workers: who does the blocks.
         overwrite: replace an output made with other settings.
-        report: called with blocks done and blocks in all.
+        report: called with blocks done, blocks in all, and the speed and failures so far.
 
     Raises:
         InputError: the ids cannot be used, or their voxel size is not known.

@@ -31,7 +31,7 @@ def predict(
     Args:
         settings: what to predict, and how.
         overwrite: replace an output of cleft made with other settings.
-        report: called with blocks done and blocks in all.
+        report: called with blocks done, blocks in all, and the speed and failures so far.
         pyramid: then make coarser levels of the probability, for viewers.
 
     Raises:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cleftcli.resumable import Report
+from cleftcli.foreground import Foreground
 from cleftcli.stored import beside
+from cleftcli.viewers.layer import Layer
 from cleftcli.viewing.charts import charts
-from cleftcli.viewing.findings import find
+from cleftcli.viewing.findings import Report, find
 from cleftcli.viewing.overlays import overlays
 from cleftcli.viewing.page import check_place, page, write_page, write_pictures
 from cleftcli.viewing.places import places
 from cleftcli.viewing.scene import Scene, Subject, open_scene
-from cleftcli.volumes import is_remote
-
-SCHEMA_VERSION = 1
+from cleftcli.volumes import Reading, is_remote
 
 
 def view(subject: Subject, to: Path | None, report: Report) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def view(subject: Subject, to: Path | None, report: Report) -> dict[str, Any]:
     check_place(path)
     numbers = find(scene, report)
     write_page(path, page(numbers, charts(numbers), overlays(scene, numbers["places"])))
-    return {"schema_version": SCHEMA_VERSION, "report": str(path), **numbers}
+    return {"report": str(path), **numbers}
 
 
 def view_pictures(subject: Subject, to: Path | None) -> dict[str, Any]:
@@ -54,8 +53,26 @@ def view_pictures(subject: Subject, to: Path | None) -> dict[str, Any]:
     folder = to or _beside(scene, "overlays")
     found = places(scene)
     files = write_pictures(folder, overlays(scene, found))
-    result = {"folder": str(folder), "files": files, "places": found}
-    return {"schema_version": SCHEMA_VERSION, **result}
+    return {"folder": str(folder), "files": files, "places": found}
+
+
+def layers(subject: Subject) -> list[Layer]:
+    """What a viewer shows of an output, from the back to the front: raw, truth, what was found.
+
+    Raises:
+        CleftError: as `view`.
+    """
+    scene, reading = open_scene(subject), Reading(subject.voxel_size)
+    raw = [] if scene.raw is None else [Layer("raw", scene.raw.volume.address, "raw", reading)]
+    ids = None if scene.output is scene.probability else scene.output
+    named = {"truth": scene.truth, "probability": scene.probability, "clefts": ids}
+    return [*raw, *(_layer(name, found, reading) for name, found in named.items() if found)]
+
+
+def _layer(name: str, found: Foreground, reading: Reading) -> Layer:
+    if found.threshold is None:
+        return Layer(name, found.volume.address, "clefts", reading)
+    return Layer(name, found.volume.address, "probability", reading, found.threshold)
 
 
 def _beside(scene: Scene, what: str) -> Path:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from cleftcli.errors import CleftError
-from cleftcli.resumable import Report
 from cleftcli.viewing.accuracy import accuracy
 from cleftcli.viewing.clefts import clefts
 from cleftcli.viewing.intensities import intensities
@@ -17,6 +16,7 @@ from cleftcli.viewing.scene import Scene
 from cleftcli.viewing.seams import WORTH_A_WORD, seams
 
 Found = dict[str, Any]
+Report = Callable[[int, int], None]
 
 
 def find(scene: Scene, report: Report) -> dict[str, Found]:
