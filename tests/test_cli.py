@@ -246,7 +246,7 @@ def test_json_is_all_there_is_on_stdout(cleft, volume, checkpoint, tmp_path):
     assert json.loads(done.stdout)["blocks_done"] == 1
     assert "\r" not in done.stderr
     assert "\x1b" not in done.stderr
-    assert "Next: cleft segment" in done.stderr
+    assert "Next: cleft view" in done.stderr
 
 
 def test_quiet_leaves_errors_only(cleft, volume, checkpoint, tmp_path):
@@ -301,6 +301,7 @@ def test_each_success_names_the_next_command(cleft, volume, tmp_path):
         ["segment", clefts, "-o", at / "clefts.zarr"],
         ["info", at / "clefts.zarr"],
         ["evaluate", at / "clefts.zarr", clefts],
+        ["view", at / "clefts.zarr"],
         ["export-cremi", at / "clefts.zarr", "-o", at / "clefts.hdf"],
     ):
         done = cleft(*words)

@@ -226,6 +226,19 @@ def test_batches_are_always_full():
     np.testing.assert_allclose(found, raw / 2 + 0.5, atol=1e-6)
 
 
+def test_a_long_block_tells_how_far_it_is(monkeypatch, caplog):
+    """A line for each half minute that a block takes: tiles done, of how many."""
+    clock = iter(range(0, 1000, 20))  # seconds; it is asked once or twice a tile
+    monkeypatch.setattr(inference.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, logger="cleftcli"):
+        run(Watching(), noise((4, 8, 40)), (4, 8, 8), (0, 0, 0), batch_size=1)
+
+    assert [r.getMessage() for r in caplog.records] == [
+        "block 0:4,0:8,0:40: 1 of 5 tiles",
+        "block 0:4,0:8,0:40: 3 of 5 tiles",
+    ]
+
+
 def test_constant_sections_become_grey():
     """A section without contrast is 0, whatever its level; any other section is left alone."""
     raw = noise((5, 6, 7))

@@ -42,8 +42,8 @@ def test_a_line_tells_how_long_it_will_take(clock, capsys, level):
         show(10, 10)
 
     assert lines(capsys) == [
-        "steps 6/10, 0 s learning rate 1e-05",
-        "steps 7/10, 10 s, 30 s to go loss 0.123, voxels/s 1.23M, failed 2",
+        "steps 6/10, 0 s, learning rate 1e-05",
+        "steps 7/10, 10 s, 30 s to go, loss 0.123, voxels/s 1.23M, failed 2",
         "steps 10/10, 40 s",
     ]
 

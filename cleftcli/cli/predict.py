@@ -178,6 +178,6 @@ def main(
         return
     report.result(found, as_json=json, text=found["output"])
     if found["complete"]:
-        report.hint("segment", found["output"], "-o", "clefts.zarr", "--table", "clefts.csv")
+        report.hint("view", found["output"])
     else:
         report.hint("status", found["output"])

@@ -54,8 +54,8 @@ class _Course:
     def as_line(self) -> str:
         """For a log that a person reads."""
         ahead = f", {self.left:.0f} s to go" if self.left else ""
-        said = f"{self.what} {self.done}/{self.total}, {self.seconds:.0f} s{ahead}"
-        return f"{said} {_say(self.facts)}".rstrip()
+        facts = f", {_say(self.facts)}" if self.facts else ""
+        return f"{self.what} {self.done}/{self.total}, {self.seconds:.0f} s{ahead}{facts}"
 
     def as_json(self) -> str:
         """For a program that shows it in its own way."""
@@ -203,5 +203,7 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, (list, tuple)) and not any(isinstance(v, (list, dict)) for v in value):
-        return ", ".join(str(v) for v in value)
+        return ", ".join(str(v) for v in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_value(each)}" for name, each in value.items())
     return "-" if value is None else str(value)

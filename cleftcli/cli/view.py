@@ -97,6 +97,14 @@ def main(
         report.result(found, as_json=json, text="\n".join(found["files"]))
     else:
         report.result(found, as_json=json, text=found["report"])
+        _suggest(volume, found["summary"]["content"])
+
+
+def _suggest(output: str, content: str) -> None:
+    if content == "probability":
+        report.hint("segment", output, "-o", "clefts.zarr", "--table", "clefts.csv")
+    else:
+        report.hint("export-cremi", output, "-o", "submission.hdf")
 
 
 def _serve(layers: list[Layer], *, json: bool) -> None:

@@ -134,10 +134,11 @@ def describe(planned: Plan) -> str:
     """The plan in two lines."""
     s = planned.summary()
     low, high = s["intensity_range"]
+    blocks = "block" if s["blocks"] == 1 else "blocks"
     return (
         f"{s['volume']}: {'x'.join(map(str, s['shape']))} {planned.volume.dtype}, "
         f"axes {s['axes']}, voxel size {s['voxel_size'] or 'not known'} nm, "
         f"{low:g} is black and {high:g} white\n"
         f"{s['network']} on {s['device']} in {s['precision']}: {s['tiles']} tiles of "
-        f"{'x'.join(map(str, s['tile']))} in {s['blocks']} blocks -> {s['output']}"
+        f"{'x'.join(map(str, s['tile']))} in {s['blocks']} {blocks} -> {s['output']}"
     )

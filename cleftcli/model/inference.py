@@ -9,6 +9,7 @@ import functools
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ TTA: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": (),
     "flips": ((2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)),
 }
+SECONDS_BETWEEN_LINES = 30.0
 SPARSE = 16  # every so many voxels show the contrast of most sections
 _loading = threading.Lock()
 
@@ -188,9 +190,19 @@ def predict_box(
         with predictor.computing():
             there = host.to(predictor.device, non_blocking=True)
             views = [there[tile.within(box)] for tile in tiles]
-            found = zip(tiles, _maps(predictor, views, lost), strict=True)
+            found = zip(tiles, _told(_maps(predictor, views, lost), len(tiles), write), strict=True)
             total = _blended(found, _zeros(predictor, write.shape), grid, write, blend)
             return np.asarray(total.cpu().numpy())
+
+
+def _told(maps: Iterable[Tensor], count: int, write: Roi) -> Iterator[Tensor]:
+    """The maps; now and then a line in the log, for a block may take a CPU minutes."""
+    said = time.monotonic()
+    for done, one in enumerate(maps):
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            log.info("block %s: %d of %d tiles", write, done, count)
+        yield one
 
 
 def _maps(predictor: Predictor, views: list[Tensor], lost: list[np.ndarray]) -> Iterator[Tensor]:
