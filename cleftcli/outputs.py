@@ -161,7 +161,7 @@ def make_room(output: Output, further: Sequence[Output] = (), *, overwrite: bool
     there = [one.address for one in (output, *further) if has_array(one.address)]
     strangers = [a for a in there if not is_ours(a) and not (begun and _is_bare(a))]
     if strangers:
-        raise ConflictError(f"{strangers[0]} was not made by cleft; it stays: choose another -o")
+        raise ConflictError(f"{strangers[0]} was not made by cleft; choose another -o")
     if not there and output.container.exists() and not _all_ours(output.container):
         raise ConflictError(f"{output.container} was not made by cleft; choose another -o")
     if begun and not overwrite:

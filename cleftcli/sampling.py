@@ -69,8 +69,8 @@ def open_source(
     sizes = {v.space.voxel_size for v in (image, ids)} - {None}
     if reading.voxel_size is None and len(sizes) == 2:
         raise InputError(
-            f"{raw} and {clefts} state different voxel sizes: {sizes}; "
-            "give voxel_size in the config"
+            f"{raw} and {clefts} state different voxel sizes: {image.space.voxel_size} and "
+            f"{ids.space.voxel_size} nm; give voxel_size in the config"
         )
     size = reading.voxel_size or ids.space.voxel_size or image.voxel_size
     box = parse_roi(roi, image.shape) if roi else annotated

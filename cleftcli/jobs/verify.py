@@ -50,7 +50,8 @@ def verify(output: str, *, deep: bool, report: Report) -> dict[str, Any]:
         raise IncompleteError(_say(address, plan, troubles))
     if not volume.attributes.get("complete"):
         raise IncompleteError(
-            f"{address}: every block is there, but its run has not ended; run it again"
+            f"{address}: every block is there, but its run has not ended; "
+            "run the command that makes it again"
         )
     return {"output": address, "blocks": len(plan), "deep": deep, "sound": True}
 

@@ -22,7 +22,9 @@ from cleftcli.volumes import AS_STORED, Nm, Volume, coarser_levels
 try:
     import neuroglancer as ng
 except ImportError as missing:
-    raise UsageError(f"this needs an extra: pip install 'cleft[view]' ({missing})") from missing
+    raise UsageError(
+        f"neuroglancer needs its extra: pip install 'cleft[view]' ({missing})"
+    ) from missing
 
 LOOPBACK = "127.0.0.1"
 SHADERS = {
@@ -63,7 +65,9 @@ def served(layers: Sequence[Layer], *, port: int = 0) -> Iterator[str]:
         # no page should be able to ask for this user's keys of cloud storage
         viewer = ng.Viewer(allow_credentials=False)
     except OSError as error:
-        raise ResourceError(f"{LOOPBACK}:{port} cannot be listened on: {error}") from error
+        raise ResourceError(
+            f"{LOOPBACK}:{port} cannot be listened on: {error}; --napari needs no port"
+        ) from error
     try:
         viewer.set_state(state)
         yield viewer.get_viewer_url()

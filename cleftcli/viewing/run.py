@@ -43,12 +43,13 @@ class Run:
         """
         named, shape = self.fingerprint.get("volume"), self.fingerprint.get("shape")
         if not isinstance(named, str):
-            raise InputError("the output does not name the volume it was made from; --raw names it")
+            raise InputError("the output does not say what it was made from; name it with --raw")
         folders = [Path(r["folder"]) for r in self.records if isinstance(r.get("folder"), str)]
         opened = open_volume(there(named, [*folders, Path()]), reading=self._reading())
         if list(opened.shape) != shape:
             raise InputError(
-                f"{opened.address} is {opened.shape}, the run saw {shape}; --raw names another"
+                f"{opened.address} has shape {opened.shape}, the run saw {shape}; "
+                "name what it saw with --raw"
             )
         if self.coverage is None:
             return same_voxels(volume, opened)

@@ -43,15 +43,20 @@ def read_space(
     try:
         found = _first(attributes, parents, order)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"unreadable voxel size or offset: {error}") from error
+        raise InputError(
+            f"unreadable voxel size or offset: {error}; correct it in the store"
+        ) from error
     if found is None:
         return Space()
     if found.voxel_size is not None and not all(0 < v < math.inf for v in found.voxel_size):
         raise InputError(
-            f"voxel size {found.voxel_size} in {found.source} is not positive; mend it"
+            f"voxel size {found.voxel_size} in {found.source} is not positive; "
+            "correct it in the store"
         )
     if not all(map(math.isfinite, found.offset)):
-        raise InputError(f"offset {found.offset} in {found.source} is not finite; mend it")
+        raise InputError(
+            f"offset {found.offset} in {found.source} is not finite; correct it in the store"
+        )
     return found
 
 
@@ -102,7 +107,7 @@ def ngff_axes(parents: Sequence[tuple[str, Attributes]]) -> list[str] | None:
 def _vector(values: Any, source: str, order: str, *, factor: float = 1.0) -> Nm:
     """Three numbers in `order` as nm, zyx."""
     if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise InputError(f"{source} is {values!r}; expected three numbers: mend it")
+        raise InputError(f"{source} is {values!r}; expected three numbers; correct it in the store")
     z, y, x = (float(values[order.index(a)]) * factor for a in "zyx")
     return z, y, x
 
