@@ -30,6 +30,13 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
 
 
+def section_of(*words):
+    """What the reference has of a command, "" where there is none."""
+    title = re.escape(" ".join(["cleft", *words]))
+    found = re.search(rf"## {title}\n.*?(?=\n## |\Z)", REFERENCE, re.DOTALL)
+    return found[0] if found else ""
+
+
 @pytest.mark.parametrize("script", ["generate_commands.py", "generate_layers.py"])
 def test_what_is_generated_is_current(script):
     """docs/commands.md is what the commands say of themselves, docs/layers.svg what is enforced."""
@@ -105,10 +112,12 @@ def test_the_commands_of_a_page_exist(page):
     """Every `cleft ...` line and every such command in the text has a name and options it has."""
     text = page.read_text(encoding="utf-8")
     blocks = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
-    lines = re.findall(r"^ *(?:srun )?cleft ([a-z-]+)(.*)$", blocks, re.MULTILINE)
-    prose = re.findall(r"`cleft ([a-z][a-z-]*)([^`]*)`", text)
-    for name, rest in lines + prose:
-        section = re.search(rf"## cleft {name}\n.*?(?=\n## |\Z)", REFERENCE, re.DOTALL)
-        assert section, name
-        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest.split("#")[0]):
-            assert re.search(rf"{option}\b", section[0]), (name, option)
+    lines = re.findall(r"^ *(?:srun )?cleft ([a-z-]+.*)$", blocks, re.MULTILINE)
+    prose = re.findall(r"`cleft ([a-z][^`]*)`", text)
+    own = section_of()  # its options may stand behind a command
+    for line in lines + prose:
+        words = line.split("#")[0].split()
+        section = section_of(*words[:2]) or section_of(words[0])
+        assert section, line
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", " ".join(words)):
+            assert re.search(rf"(?<!\S){option}\b", section + own), (line, option)
