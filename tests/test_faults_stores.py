@@ -191,6 +191,32 @@ def test_unreadable_metadata_are_named(format, damage, tmp_path, cleft):
     assert not (tmp_path / "o.zarr").exists()
 
 
+@pytest.mark.parametrize("format", ["zarr2", "zarr3", "n5"])
+def test_a_voxel_size_of_nonsense_is_overruled(format, tmp_path, cleft):
+    """It stops a volume, with the way to correct it; --voxel-size counts instead, and says so."""
+    folder = made(tmp_path, format)
+    where = DOCUMENT[format] if format != "zarr2" else ".zattrs"
+    if not (folder / where).exists():
+        (folder / where).write_text("{}")
+    nonsense = {"resolution": [0, 4, 4]}
+    within = (lambda d: d["attributes"]) if format == "zarr3" else (lambda d: d)
+    edit(folder / where, lambda d: within(d).update(nonsense))
+    refused(cleft("convert", folder, tmp_path / "o.zarr"), 3, "correct it in the store")
+
+    done = cleft("convert", folder, tmp_path / "o.zarr", "--voxel-size", "40,4,4")
+
+    assert done.exit_code == 0, done.stderr
+    assert "correct it in the store" in done.stderr
+    assert open_volume(f"{tmp_path}/o.zarr").voxel_size == (40, 4, 4)
+
+
+def test_a_chunk_limit_that_is_no_number_is_named(tmp_path, cleft, monkeypatch):
+    """The variable, what it says, and what was expected."""
+    folder = made(tmp_path, "zarr2")
+    monkeypatch.setenv("CLEFT_MAX_CHUNK_BYTES", "4G")
+    refused(cleft("info", folder), 2, "CLEFT_MAX_CHUNK_BYTES=4G")
+
+
 def limited(*arguments):
     """Run `cleft` in a process with 4 GiB of address space and 20 s of processor time."""
 

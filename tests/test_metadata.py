@@ -6,6 +6,7 @@ import pytest
 
 from cleftcli.errors import InputError
 from cleftcli.volumes.metadata import ngff_axes, read_space, scales
+from cleftcli.volumes.volume import Space
 
 AXES = [{"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"]
 COSEM = {"axes": ["z", "y", "x"], "scale": [3, 2, 1], "translate": [6, 5, 4], "units": ["nm"] * 3}
@@ -324,3 +325,22 @@ def test_an_unknown_unit_lists_the_known():
     """The message names the unit and those that would do."""
     with pytest.raises(InputError, match=r"parsec.*angstrom"):
         read_space(pixel([1, 1, 1], "parsec"))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"resolution": [0, 4, 4]},
+        {"resolution": [40, 4]},
+        {"resolution": [40, 4, 4], "offset": [float("inf"), 0, 0]},
+        pixel([4, 4, 40], "furlong"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_read_is_left_out_where_somebody_knows(attributes, caplog):
+    """Refused, unless it is overruled: then nothing of it counts, and that is said."""
+    with pytest.raises(InputError) as refused:
+        read_space(attributes)
+
+    assert read_space(attributes, overruled=True) == Space()
+    assert str(refused.value) in caplog.text

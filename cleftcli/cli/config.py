@@ -27,7 +27,9 @@ def show(ctx: typer.Context, command: CommandArg = "", json: JsonOption = False)
     """
     contexts = _contexts(ctx.find_root())
     if command and command not in contexts:
-        raise UsageError(f"{command}: no such command; there are {', '.join(contexts)}")
+        raise UsageError(
+            f"{command}: no command with options to set; there are {', '.join(contexts)}"
+        )
     rows = [
         row for name in contexts if command in ("", name) for row in _rows(name, contexts[name])
     ]

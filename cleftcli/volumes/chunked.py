@@ -103,7 +103,8 @@ def open_array(container: str, dataset: str, format: str, reading: Reading) -> V
     ]
     names, source = _axis_names(stored, attributes, above, layout)
     axes = arrange(stored.shape, names, source, reading, address)
-    space = metadata.read_space(attributes, parents=above, order=axes.spatial)
+    overruled = reading.voxel_size is not None
+    space = metadata.read_space(attributes, parents=above, order=axes.spatial, overruled=overruled)
     found = chunks_of(stored, container, dataset, format, axes)
     return volume_of(stored, found, format=format, space=space, attributes=attributes)
 

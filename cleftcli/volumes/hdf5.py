@@ -69,7 +69,8 @@ def open_array(path: str, dataset: str, reading: Reading) -> Volume:
         names, source = _axis_names(item, attributes)
         _ = item.dtype, item.chunks
     axes = arrange(item.shape, names, source, reading, address)
-    space = metadata.read_space(attributes, order=axes.spatial)
+    overruled = reading.voxel_size is not None
+    space = metadata.read_space(attributes, order=axes.spatial, overruled=overruled)
     return _volume(path, item, axes, space, attributes)
 
 

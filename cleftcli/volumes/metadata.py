@@ -5,6 +5,7 @@ N5 keeps vectors in x, y, z and no library turns them: that happens here, once.
 
 from __future__ import annotations
 
+import logging
 import math
 import posixpath
 import re
@@ -14,6 +15,8 @@ from typing import Any
 from cleftcli.errors import InputError
 from cleftcli.volumes.axes import Nm
 from cleftcli.volumes.volume import Space
+
+log = logging.getLogger(__name__)
 
 NM_PER_UNIT = {
     "nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "nanometre": 1.0,
@@ -28,7 +31,11 @@ Attributes = Mapping[str, Any]
 
 
 def read_space(
-    attributes: Attributes, *, parents: Sequence[tuple[str, Attributes]] = (), order: str = "zyx"
+    attributes: Attributes,
+    *,
+    parents: Sequence[tuple[str, Attributes]] = (),
+    order: str = "zyx",
+    overruled: bool = False,
 ) -> Space:
     """The space that an array's attributes, or those of the groups above it, state.
 
@@ -36,10 +43,21 @@ def read_space(
         attributes: of the array itself.
         parents: (path of the array in the group, attributes of the group), innermost first.
         order: of vectors without named axes: that of z, y and x on disk (N5: xyz).
+        overruled: somebody says what the voxel size is; what cannot be read is then left out.
 
     Raises:
         InputError: a stated voxel size is not three positive numbers, or its unit is unknown.
     """
+    try:
+        return _stated(attributes, parents, order)
+    except InputError as error:
+        if not overruled:
+            raise
+        log.warning("%s; until then neither it nor an offset counts", error)
+        return Space()
+
+
+def _stated(attributes: Attributes, parents: Sequence[tuple[str, Attributes]], order: str) -> Space:
     try:
         found = _first(attributes, parents, order)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:

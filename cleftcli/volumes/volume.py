@@ -277,8 +277,12 @@ def check_chunk(address: str, voxels: int, dtype: np.dtype) -> None:
 
     Raises:
         InputError: one chunk is larger than MOST_CHUNK_BYTES.
+        UsageError: the environment states another number, which is none.
     """
-    most = int(os.environ.get("CLEFT_MAX_CHUNK_BYTES", MOST_CHUNK_BYTES))
+    stated = os.environ.get("CLEFT_MAX_CHUNK_BYTES", str(MOST_CHUNK_BYTES))
+    if not stated.isdecimal():
+        raise UsageError(f"CLEFT_MAX_CHUNK_BYTES={stated}: expected a whole number of bytes")
+    most = int(stated)
     if voxels * dtype.itemsize > most:
         raise InputError(
             f"{address}: one chunk would take {voxels * dtype.itemsize / 1e9:.3g} GB, more than "
