@@ -4,11 +4,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 SITE_READY := .venv/.site
 
-.PHONY: help install demo test check bench interop docs
+.PHONY: help install demo test check bench bench-quick profile interop docs
 .DEFAULT_GOAL := help
 
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(READY) ## Make .venv with cleft and its tested dependencies
 
@@ -33,8 +33,14 @@ check: $(READY) ## Format, lint, types, layers, and whether the docs are current
 	$(BIN)/python docs/generate_commands.py --check
 	$(BIN)/python docs/generate_layers.py --check
 
-bench: $(READY) ## Measure: ratios side by side in one run
-	$(BIN)/python tests/benchmarks/run.py
+bench: $(READY) ## Measure side by side, in half an hour: benchmarks.json, docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks --page docs/benchmarks.md
+
+bench-quick: $(READY) ## The same on smaller volumes, in five minutes; writes no page
+	$(BIN)/python -m tests.benchmarks --quick
+
+profile: $(READY) ## Where the time of a prediction and of a training step goes
+	$(BIN)/python -m tests.benchmarks "where the time goes"
 
 interop: $(READY) ## Let other libraries read what cleft writes; installs them elsewhere
 	$(BIN)/python tests/interop/check.py

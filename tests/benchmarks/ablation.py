@@ -1,6 +1,6 @@
 """The paper's ablation on real data: equal steps, several seeds, one table.
 
-    CLEFT_DATA=folder python tests/benchmarks/ablation.py OUT [STEPS] [SEEDS]
+    CLEFT_DATA=folder python -m tests.benchmarks.ablation OUT [STEPS] [SEEDS]
 
 Each system trains on the default checkpoint's data and is scored as that is: threshold chosen on
 one part of the held-out rows, figures from another. A run that is done already is not run again.

@@ -1,24 +1,24 @@
 """Labels, instances and scores on a volume of CREMI's size, against the obvious ways in memory."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cc3d
 import numpy as np
 from scipy import ndimage
-from timing import pair, seconds
 
 from cleftcli.blockwise import HERE
-from cleftcli.geometry import BlockPlan, whole
+from cleftcli.geometry import BlockPlan, Zyx, whole
 from cleftcli.jobs.evaluate import evaluate
 from cleftcli.jobs.make_labels import make_labels
 from cleftcli.jobs.segment import Rule, segment
 from cleftcli.labels import BACKGROUND
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume, open_volume
+from tests.benchmarks.alone import cost
+from tests.benchmarks.row import Row, Setting, at_least, at_most
+from tests.benchmarks.timing import pair
 
 SHAPE, VOXEL_SIZE = (125, 1250, 1250), (40.0, 4.0, 4.0)
 PIECE, KEPT = (40, 512, 512), 7  # of the clefts of synthetic tissue, every seventh: as rare as real
@@ -31,68 +31,68 @@ EVALUATION = {
     "table": None,
     "save_to": None,
 }
-# what a process holds at its height beside the libraries that it has imported, MB
-MEMORY = """
-import json, pathlib, re, sys
-def held(what):
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(what + r":\\s+(\\d+)", status)[1]) / 1024
-from cleftcli.jobs.evaluate import evaluate
-before = held("VmRSS")
-evaluate([tuple(sys.argv[1:3])], **json.loads(sys.argv[3]))
-print(held("VmHWM") - before)
-"""
 
 
-def stored(folder: Path, times: int = 1) -> Path:
-    """Clefts and a prediction of them, moved by 1, 3 and 2 voxels; made once.
+def some_clefts(shape: Zyx = PIECE, kept: int = KEPT) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of clefts, and their probability as uint8: the same moved by 1, 3 and 2 voxels."""
+    ids = tissue(shape, (40.0, 8.0, 8.0), seed=1).clefts
+    ids[(ids % kept != 0) & (ids != BACKGROUND)] = BACKGROUND
+    return ids, np.roll(ids != BACKGROUND, (1, 3, 2), (0, 1, 2)).astype(np.uint8) * 255
 
-    A volume `times` as large holds the same clefts in its first part.
-    """
-    path = folder / f"clefts{times}.zarr"
-    if path.exists():
-        return path
-    ids = tissue(PIECE, (40.0, 8.0, 8.0), seed=1).clefts
-    ids[(ids % KEPT != 0) & (ids != BACKGROUND)] = BACKGROUND
-    repeats = [-(-n // m) for n, m in zip(SHAPE, PIECE, strict=True)]
-    clefts = np.tile(ids, repeats)[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
-    moved = np.roll(clefts != BACKGROUND, (1, 3, 2), (0, 1, 2)).astype(np.uint8) * 255
-    for name, data in (("clefts", clefts), ("cleft", moved)):
+
+def stored(at: Setting) -> Path:
+    """Clefts and a prediction of them in a volume of CREMI's size."""
+    path, shape = at.folder / "clefts.zarr", at.shape(SHAPE)
+    repeats = [-(-n // m) for n, m in zip(shape, PIECE, strict=True)]
+    for name, piece in zip(("clefts", "cleft"), some_clefts(), strict=True):
+        data = np.tile(piece, repeats)[tuple(map(slice, shape))]
         volume = create_volume(
             f"{path}/{name}",
-            shape=(SHAPE[0] * times, *SHAPE[1:]),
+            shape=shape,
             dtype=data.dtype,
             chunks=(16, 128, 128),
             space=Space(VOXEL_SIZE),
             attributes={"content": "probability" if name == "cleft" else "ids"},
         )
-        for block in BlockPlan(whole(SHAPE), (16, 1280, 1280)):
-            volume.write(block.write, data[block.write.within(whole(SHAPE))])
+        for block in BlockPlan(whole(shape), (16, 1280, 1280)):
+            volume.write(block.write, data[block.write.within(whole(shape))])
     return path
 
 
-def _numbered() -> Callable[[], int]:
-    return iter(range(10**6)).__next__
+def label(clefts: str, output: str) -> None:
+    """make-labels with nothing else given."""
+    make_labels(
+        clefts,
+        output,
+        target="tanh-distance",
+        scale=None,
+        unit=None,
+        voxel_size=None,
+        format=None,
+        missing="fill",
+        workers=HERE,
+        overwrite=False,
+        report=lambda *_: None,
+    )
 
 
-def labels_against_scipy(folder: Path) -> dict[str, float]:
+def instances(prediction: str, output: str) -> None:
+    """segment with nothing else given."""
+    options = {"table": None, "voxel_size": None, "format": None, "overwrite": False}
+    segment(prediction, output, rule=Rule(), **options)
+
+
+def score(prediction: str, truth: str) -> float:
+    """The CREMI-score that evaluate finds, nm."""
+    return float(evaluate([(prediction, truth)], **EVALUATION)["cremi_score"])
+
+
+def labels_against_scipy(at: Setting) -> dict[str, float]:
     """make-labels, store to store, against scipy's distance transforms in memory."""
-    path, number = stored(folder), _numbered()
+    path, number = stored(at), _numbered()
 
     def ours() -> None:
-        make_labels(
-            f"{path}/clefts",
-            f"{folder}/labels{number()}.zarr",
-            target="tanh-distance",
-            scale=None,
-            unit=None,
-            voxel_size=None,
-            format=None,
-            missing="fill",
-            workers=HERE,
-            overwrite=False,
-            report=lambda *_: None,
-        )
+        label(f"{path}/clefts", f"{at.folder}/labels{number()}.zarr")
 
     def theirs() -> None:
         mask = _true(path)
@@ -103,21 +103,20 @@ def labels_against_scipy(folder: Path) -> dict[str, float]:
     return pair(ours, theirs, repeats=1)
 
 
-def instances_against_cc3d(folder: Path) -> dict[str, float]:
+def instances_against_cc3d(at: Setting) -> dict[str, float]:
     """segment, store to store, against cc3d on the whole volume in memory."""
-    path, number = stored(folder), _numbered()
+    path, number = stored(at), _numbered()
 
     def ours() -> None:
-        output = f"{folder}/instances{number()}.zarr"
-        options = {"table": None, "voxel_size": None, "format": None, "overwrite": False}
-        segment(f"{path}/cleft", output, rule=Rule(), **options)
+        instances(f"{path}/cleft", f"{at.folder}/instances{number()}.zarr")
 
     def theirs() -> None:
-        levels = open_volume(f"{path}/cleft").read(whole(SHAPE))
+        prediction = open_volume(f"{path}/cleft")
+        levels = prediction.read(prediction.roi)
         labels = cc3d.connected_components((levels >= 127.5).view(np.uint8), connectivity=26)
         volume = create_volume(
-            f"{folder}/whole{number()}.zarr/clefts",
-            shape=SHAPE,
+            f"{at.folder}/whole{number()}.zarr/clefts",
+            shape=prediction.shape,
             dtype=np.uint64,
             chunks=(16, 128, 128),
             space=Space(VOXEL_SIZE),
@@ -125,57 +124,57 @@ def instances_against_cc3d(folder: Path) -> dict[str, float]:
         volume.write(volume.roi, labels.astype(np.uint64))
         cc3d.statistics(labels)
 
-    return pair(ours, theirs)
+    return pair(ours, theirs, at.repeats)
 
 
-def scores_against_edt(folder: Path) -> dict[str, float]:
+def scores_against_edt(at: Setting) -> dict[str, float]:
     """The CREMI distances against two full distance transforms, as the reference does."""
-    path, found = stored(folder), {}
+    path, found = stored(at), {}
 
     def ours() -> None:
-        of = evaluate([(f"{path}/cleft", f"{path}/clefts")], **EVALUATION)
-        found["ours"] = float(of["cremi_score"])
+        found["ours"] = score(f"{path}/cleft", f"{path}/clefts")
 
     def theirs() -> None:
-        a, b = open_volume(f"{path}/cleft").read(whole(SHAPE)) > 127, _true(path)
+        prediction = open_volume(f"{path}/cleft")
+        a, b = prediction.read(prediction.roi) > 127, _true(path)
         to_b = ndimage.distance_transform_edt(~b, sampling=VOXEL_SIZE)[a].mean()
         to_a = ndimage.distance_transform_edt(~a, sampling=VOXEL_SIZE)[b].mean()
         found["theirs"] = float(to_a + to_b) / 2
 
     row = pair(ours, theirs, repeats=1)
-    return {
-        **row,
-        "difference_nm": abs(found["ours"] - found["theirs"]),
-        "beside_the_libraries_MB": round(_memory(path)),
-        "cleft_voxels_percent": round(float(_true(path).mean() * 100), 2),
-    }
+    apart = abs(found["ours"] - found["theirs"])
+    if apart > 1e-6:
+        raise AssertionError(f"{apart} nm apart from the reference's score")
+    return {**row, "difference_nm": apart}
 
 
-def growth_of_evaluate(folder: Path) -> dict[str, float]:
-    """evaluate on the same clefts in a volume 1, 2 and 4 times as large."""
-    times = {}
-    for n in (1, 2, 4):
-        path = stored(folder, n)
-        found = seconds(lambda p=path: evaluate([(f"{p}/cleft", f"{p}/clefts")], **EVALUATION))
-        times[f"x{n}_s"] = round(found, 2)
-        times[f"x{n}_MB"] = round(_memory(path))
-    return {"ratio": round(times["x4_s"] / times["x1_s"], 2), **times}
+def memory_of_evaluate(at: Setting) -> dict[str, float]:
+    """What evaluate holds at its height beside the libraries."""
+    path = stored(at)
+    found = cost(partial(score, f"{path}/cleft", f"{path}/clefts"))
+    cleft_voxels = round(float(_true(path).mean() * 100), 2)
+    return {"value": found["mb"], "cleft_voxels_percent": cleft_voxels}
+
+
+def _numbered() -> Callable[[], int]:
+    return iter(range(10**6)).__next__
 
 
 def _true(path: Path) -> np.ndarray:
-    ids = open_volume(f"{path}/clefts").read(whole(SHAPE))
+    clefts = open_volume(f"{path}/clefts")
+    ids = clefts.read(clefts.roi)
     return (ids != BACKGROUND) & (ids != 0)
 
 
-def _memory(path: Path) -> float:
-    addresses = [f"{path}/cleft", f"{path}/clefts", json.dumps(EVALUATION)]
-    command = [sys.executable, "-c", MEMORY, *addresses]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-ROWS = {
-    "make-labels / scipy EDT + tanh, whole volume": labels_against_scipy,
-    "segment / cc3d, whole volume": instances_against_cc3d,
-    "evaluate / full EDT": scores_against_edt,
-    "evaluate, same clefts in 1x, 2x, 4x": growth_of_evaluate,
-}
+ROWS = (
+    Row("make-labels", "scipy EDT and tanh, whole volume", labels_against_scipy, at_least(6)),
+    Row("segment", "cc3d, whole volume in memory", instances_against_cc3d, at_least(0.66)),
+    Row("evaluate", "full EDT, as the CREMI reference", scores_against_edt, at_least(15)),
+    Row(
+        "evaluate, memory beside the libraries",
+        "",
+        memory_of_evaluate,
+        at_most(300),
+        unit="MB",
+    ),
+)

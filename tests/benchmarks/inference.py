@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from time import perf_counter
 from unittest import mock
 
 import numpy as np
 import torch
-from timing import pair, seconds
 
-from cleftcli.geometry import TileGrid, whole
+from cleftcli.geometry import TileGrid, Zyx, whole
 from cleftcli.machine import cores
 from cleftcli.model import build, inference, preset
 from cleftcli.model.device import tiles_at_once
@@ -20,13 +17,16 @@ from cleftcli.model.objectives import objective
 from cleftcli.prediction import quantise, read_input, tile_grid
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, Volume, create_volume
+from tests.benchmarks.row import Row, Setting, at_least
+from tests.benchmarks.timing import pair, seconds
 
-SHAPE, VOXEL_SIZE = (40, 512, 512), (40.0, 8.0, 8.0)
+SHAPE, VOXEL_SIZE = (16, 512, 512), (40.0, 8.0, 8.0)
 NETWORKS = ("unet3d", "cleftnet")
 BLACK_WHITE = (0.0, 255.0)
+MONAI = ("monai==1.6.1",)
 
 
-def lite(network: str) -> tuple[Predictor, TileGrid, np.ndarray]:
+def lite(network: str, shape: Zyx) -> tuple[Predictor, TileGrid, np.ndarray]:
     """A small network with weights by lot, the tiles of a volume, and its raw in [-1, 1]."""
     tile, options = preset(network, "lite")
     torch.manual_seed(0)
@@ -36,14 +36,14 @@ def lite(network: str) -> tuple[Predictor, TileGrid, np.ndarray]:
     using = Predictor(
         made, learned, device, "float32", batch_size=tiles_at_once(device), threads=cores()
     )
-    raw = tissue(SHAPE, VOXEL_SIZE, seed=1).raw
-    return using, tile_grid(SHAPE, tile), raw.astype(np.float32) / 255 * 2 - 1
+    raw = tissue(shape, VOXEL_SIZE, seed=1).raw
+    return using, tile_grid(shape, tile), raw.astype(np.float32) / 255 * 2 - 1
 
 
-def box_against_bare_network(network: str, _folder: Path) -> dict[str, float]:
+def box_against_bare_network(network: str, at: Setting) -> dict[str, float]:
     """A box in memory, against the network alone on the same tiles."""
-    using, grid, raw = lite(network)
-    tiles = [raw[t.within(whole(SHAPE))] for t in grid.touching(whole(SHAPE))]
+    using, grid, raw = lite(network, at.shape(SHAPE))
+    tiles = [raw[t.within(whole(raw.shape))] for t in grid.touching(whole(raw.shape))]
     size = using.batch_size
     batches = [
         torch.from_numpy(np.stack(tiles[n : n + size])[:, None]).to(
@@ -58,7 +58,7 @@ def box_against_bare_network(network: str, _folder: Path) -> dict[str, float]:
                 using.network(batch)
 
     return {
-        **pair(partial(_box, using, grid, raw), theirs),
+        **pair(partial(_box, using, grid, raw), theirs, at.repeats),
         "tiles": len(tiles),
         "beside_the_network_percent": round(100 * beside_the_network(using, grid, raw), 2),
     }
@@ -75,11 +75,11 @@ def beside_the_network(using: Predictor, grid: TileGrid, raw: np.ndarray) -> flo
     return total / sum(inside) - 1
 
 
-def box_against_monai(network: str, mode: str, _folder: Path) -> dict[str, float]:
+def box_against_monai(network: str, mode: str, at: Setting) -> dict[str, float]:
     """A box in memory, against MONAI's on the same tiles; in constant mode they are equal."""
     from monai.inferers import sliding_window_inference
 
-    using, grid, raw = lite(network)
+    using, grid, raw = lite(network, at.shape(SHAPE))
     of_cleft = using.objective.maps["cleft"].read
     found: dict[str, np.ndarray] = {}
 
@@ -102,17 +102,17 @@ def box_against_monai(network: str, mode: str, _folder: Path) -> dict[str, float
     flat: Callable[..., np.ndarray] = partial(np.ones, dtype=np.float32)
     window = flat if mode == "constant" else bump_window
     with mock.patch.object(inference, "bump_window", window):
-        row = pair(ours, theirs)
+        row = pair(ours, theirs, at.repeats)
     apart = float(np.abs(found["ours"] - found["theirs"]).max())
     if mode == "constant" and apart > 1e-5:
         raise AssertionError(f"{apart} apart from MONAI's")
     return {**row, "largest_difference": apart}
 
 
-def box_against_tile_by_tile(network: str, folder: Path) -> dict[str, float]:
+def box_against_tile_by_tile(network: str, at: Setting) -> dict[str, float]:
     """Store to store, against a task for each tile that reads, computes and blends it alone."""
-    using, grid, raw = lite(network)
-    volume, made = (_stored(folder / f"{network}_{n}.zarr") for n in ("raw", "made"))
+    using, grid, raw = lite(network, at.shape(SHAPE))
+    volume, made = (_stored(f"{at.folder}/{n}.zarr", raw.shape) for n in ("raw", "made"))
     volume.write(volume.roi, quantise((raw + 1) / 2))
     alone = Predictor(using.network, using.objective, using.device, "float32", 1)
 
@@ -121,7 +121,7 @@ def box_against_tile_by_tile(network: str, folder: Path) -> dict[str, float]:
         made.write(made.roi, quantise(_box(using, grid, shown.raw)[0]))
 
     def theirs() -> None:
-        total, weights = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.float32)
+        total, weights = np.zeros(raw.shape, np.float32), np.zeros(raw.shape, np.float32)
         bump = bump_window(grid.tile)
         for tile in grid.touching(volume.roi):
             single = TileGrid(grid.tile, grid.tile, grid.tile)
@@ -131,26 +131,43 @@ def box_against_tile_by_tile(network: str, folder: Path) -> dict[str, float]:
             weights[here] += bump
         made.write(made.roi, quantise(total / weights))
 
-    return pair(ours, theirs)
+    return pair(ours, theirs, at.repeats)
 
 
 def _box(using: Predictor, grid: TileGrid, raw: np.ndarray) -> np.ndarray:
     return predict_box(using, raw, grid=grid, write=whole(grid.shape), blend="bump")
 
 
-def _stored(path: Path) -> Volume:
+def _stored(path: str, shape: Zyx) -> Volume:
     return create_volume(
-        f"{path}/raw", shape=SHAPE, dtype=np.uint8, chunks=(16, 128, 128), space=Space(VOXEL_SIZE)
+        f"{path}/raw", shape=shape, dtype=np.uint8, chunks=(16, 128, 128), space=Space(VOXEL_SIZE)
     )
 
 
-ROWS = {
-    **{f"box / bare network, {n} lite": partial(box_against_bare_network, n) for n in NETWORKS},
-    **{f"box / tile by tile, {n} lite": partial(box_against_tile_by_tile, n) for n in NETWORKS},
-}
-if find_spec("monai"):
-    ROWS |= {
-        f"box / MONAI {mode}, {n} lite": partial(box_against_monai, n, mode)
+ROWS = (
+    *(
+        Row(
+            f"box, {n} lite",
+            "bare network, same tiles",
+            partial(box_against_bare_network, n),
+            at_least(0.95),
+        )
         for n in NETWORKS
-        for mode in ("gaussian", "constant")
-    }
+    ),
+    *(
+        Row(
+            f"box, {n} lite",
+            f"MONAI, {mode}",
+            partial(box_against_monai, n, mode),
+            at_least(1.0),
+            needs=MONAI,
+        )
+        for n, mode in (("unet3d", "gaussian"), ("cleftnet", "gaussian"), ("unet3d", "constant"))
+    ),
+    Row(
+        "box, store to store, unet3d lite",
+        "tile by tile",
+        partial(box_against_tile_by_tile, "unet3d"),
+        None,
+    ),
+)

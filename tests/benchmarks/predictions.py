@@ -1,13 +1,12 @@
 """Prediction, store to store, against the network alone."""
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from timing import pair
 
 from cleftcli.geometry import Zyx
 from cleftcli.jobs.predict import predict
@@ -19,11 +18,14 @@ from cleftcli.prediction_plan import plan
 from cleftcli.prediction_settings import Settings
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume, open_volume
+from tests.benchmarks.alone import cost
+from tests.benchmarks.row import Row, Setting, at_least, at_most
+from tests.benchmarks.timing import pair
 
-SHAPE, VOXEL_SIZE = (40, 512, 512), (50.0, 4.6, 4.6)
+SHAPE, LARGE, VOXEL_SIZE = (16, 512, 512), (64, 1024, 1024), (50.0, 4.6, 4.6)
 
 
-def stored(folder: Path, shape: Zyx = SHAPE) -> Path:
+def stored(folder: Path, shape: Zyx) -> Path:
     """A container with raw sections: a piece of tissue, repeated."""
     part = tissue((20, 256, 256), (40.0, 8.0, 8.0), seed=1).raw
     times = [-(-n // m) for n, m in zip(shape, part.shape, strict=True)]
@@ -36,10 +38,15 @@ def stored(folder: Path, shape: Zyx = SHAPE) -> Path:
     return path
 
 
-def prediction_against_bare_network(folder: Path) -> dict[str, float]:
+def run(volume: str, output: str, **settings: Any) -> None:
+    """predict, with the shipped checkpoint."""
+    predict(Settings(volume, output, **settings), overwrite=False, report=lambda *_: None)
+
+
+def prediction_against_bare_network(at: Setting) -> dict[str, float]:
     """predict, store to store, against the network alone on as many tiles."""
-    path = stored(folder)
-    settings = Settings(volume=f"{path}/raw", output=f"{folder}/p0.zarr")
+    path = stored(at.folder, at.shape(SHAPE))
+    settings = Settings(volume=f"{path}/raw", output=f"{at.folder}/p0.zarr")
     planned = plan(settings)
     predictor = load_predictor(
         planned.process.checkpoint_path,
@@ -55,16 +62,14 @@ def prediction_against_bare_network(folder: Path) -> dict[str, float]:
     counter = iter(range(1, 10**6))
 
     def ours() -> None:
-        out = f"{folder}/p{next(counter)}.zarr"
-        again = Settings(volume=settings.volume, output=out)
-        predict(again, overwrite=False, report=lambda *_: None)
+        run(settings.volume, f"{at.folder}/p{next(counter)}.zarr")
 
     def theirs() -> None:
         with predictor.computing():
             for _ in range(-(-tiles // predictor.batch_size)):
                 predictor.predict(batch)
 
-    return {**pair(ours, theirs), "tiles": tiles}
+    return {**pair(ours, theirs, at.repeats), "tiles": tiles}
 
 
 class Identity(torch.nn.Module):
@@ -75,21 +80,26 @@ class Identity(torch.nn.Module):
         return x.expand(-1, 2, -1, -1, -1)
 
 
-def identity_against_copy(folder: Path) -> dict[str, float]:
-    """predict with a network that does nothing, tiles side by side, against a bare copy."""
-    path = stored(folder, (64, 1024, 1024))
+def run_nothing(volume: str, output: str, **settings: Any) -> None:
+    """predict with a network that does nothing, tiles side by side."""
     device, learned = torch.device("cpu"), objective("mask_and_boundary")
     predictor = Predictor(Identity(), learned, device, "float32", batch_size=8, threads=cores())
+    with mock.patch("cleftcli.prediction.load_predictor", return_value=predictor):
+        run(volume, output, blend="none", overlap=(0, 0, 0), **settings)
+
+
+def identity_against_copy(at: Setting) -> dict[str, float]:
+    """predict with a network that does nothing against a bare copy."""
+    path = stored(at.folder, at.shape(LARGE))
     counter = iter(range(10**6))
 
     def ours() -> None:
-        settings = Settings(f"{path}/raw", f"{folder}/i{next(counter)}.zarr", blend="none")
-        predict(settings, overwrite=False, report=lambda *_: None)
+        run_nothing(f"{path}/raw", f"{at.folder}/i{next(counter)}.zarr")
 
     def theirs() -> None:
         source = open_volume(f"{path}/raw")
         target = create_volume(
-            f"{folder}/c{next(counter)}.zarr/raw",
+            f"{at.folder}/c{next(counter)}.zarr/raw",
             shape=source.shape,
             dtype=source.dtype,
             chunks=(16, 128, 128),
@@ -98,37 +108,38 @@ def identity_against_copy(folder: Path) -> dict[str, float]:
         # as fast as tensorstore can: all chunks at once
         target.array.view.write(source.array.view).result()
 
-    with mock.patch("cleftcli.prediction.load_predictor", return_value=predictor):
-        return pair(ours, theirs)
+    return pair(ours, theirs, at.repeats)
 
 
-PEAK = """
-import re, sys
-from pathlib import Path
-from cleftcli.jobs.predict import predict
-from cleftcli.prediction_settings import Settings
-settings = Settings(sys.argv[1], sys.argv[2], block=(20, 128, 256), overlap=(0, 0, 0))
-predict(settings, overwrite=False, report=lambda *_: None)
-print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-"""
+def memory_of_growing_volumes(at: Setting) -> dict[str, float]:
+    """What predict holds at its height on a volume, and on one 16 times as large."""
+    z, y, x = at.shape((20, 256, 256))
+    held = []
+    for times in (1, 4):
+        path = stored(at.folder / str(times), (z, y * times, x * times))
+        small = {"block": (20, 128, 256), "overlap": (0, 0, 0)}
+        found = cost(partial(run, f"{path}/raw", f"{at.folder}/m{times}.zarr", **small))
+        held.append(found["mb"])
+    return {"value": round(held[1] / held[0], 2), "mb_at_1x": held[0], "mb_at_16x": held[1]}
 
 
-def memory_of_growing_volumes(folder: Path) -> dict[str, float]:
-    """The most memory that predict takes on a volume, and on ones 4 and 16 times as large."""
-    peaks = []
-    for times in (1, 2, 4):
-        path = stored(folder / str(times), (20, 256 * times, 256 * times))
-        command = [sys.executable, "-c", PEAK, f"{path}/raw", f"{folder}/m{times}.zarr"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        peaks.append(int(done.stdout.split()[-1]) / 1024)
-    return {
-        "ratio": round(peaks[2] / peaks[0], 2),
-        **{f"mb_at_{n}x": round(p) for n, p in zip((1, 4, 16), peaks, strict=True)},
-    }
-
-
-ROWS = {
-    "predict / bare network, same tiles": prediction_against_bare_network,
-    "predict, network that does nothing / tensorstore copy": identity_against_copy,
-    "predict, memory at 16x / 1x the volume": memory_of_growing_volumes,
-}
+ROWS = (
+    Row(
+        "predict",
+        "bare network, same tiles",
+        prediction_against_bare_network,
+        at_least(0.95),
+    ),
+    Row(
+        "predict, network that does nothing",
+        "tensorstore copy",
+        identity_against_copy,
+        at_least(0.7),
+    ),
+    Row(
+        "predict, memory at 16x the volume",
+        "at 1x",
+        memory_of_growing_volumes,
+        at_most(1.1),
+    ),
+)

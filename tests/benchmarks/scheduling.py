@@ -1,16 +1,18 @@
 """Blocks and nothing in them: what planning and scheduling cost by themselves."""
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import dask
 from distributed import LocalCluster
 
-from cleftcli.blockwise import HERE, Process, Workers, run
+from cleftcli.blockwise import HERE, Ledger, Process, Workers, run
 from cleftcli.geometry import Block, BlockPlan, whole
+from cleftcli.stored import sound
+from tests.benchmarks.alone import cost
+from tests.benchmarks.row import Row, Setting, at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,19 @@ def asleep(blocks: int, each: float, workers: Workers) -> float:
     return ended[-1][0] - ended[0][0] + each
 
 
-def empty_blocks(folder: Path) -> dict[str, float]:
+def empty_blocks(at: Setting) -> dict[str, float]:
     """Ten thousand blocks without work, one after the other through the scheduler."""
-    taken = asleep(10_000, 0.0, HERE)
-    return {"ratio": 1.0, "ms_per_block": round(taken / 10, 2)}
+    count = at.count(10_000)
+    return {"value": round(1000 * asleep(count, 0.0, HERE) / count, 2), "blocks": count}
 
 
-def two_workers(folder: Path) -> dict[str, float]:
+def two_workers(at: Setting) -> dict[str, float]:
     """Blocks that sleep 0.2 s, with one worker process against two."""
-    alone, both = asleep(150, 0.2, Workers(1)), asleep(150, 0.2, Workers(2))
-    return {"ratio": round(alone / both, 2), "ours_s": round(both, 2), "theirs_s": round(alone, 2)}
+    alone, both = (asleep(at.count(150), 0.2, Workers(n)) for n in (1, 2))
+    return {"value": round(alone / both, 2), "ours_s": round(both, 2), "theirs_s": round(alone, 2)}
 
 
-def hundred_workers(folder: Path) -> dict[str, float]:
+def hundred_workers(at: Setting) -> dict[str, float]:
     """A hundred workers, here threads, with blocks of 4 s on average: how busy they are kept.
 
     From the first end to when the last block is handed out: what follows is the end of any run.
@@ -80,44 +82,34 @@ def hundred_workers(folder: Path) -> dict[str, float]:
             protocol="tcp",
         ) as cluster,
     ):
-        ended = ends(Sleep(4.0), 1000, Workers(scheduler=cluster.scheduler_address))
+        ended = ends(
+            Sleep(4.0), max(300, at.count(1000)), Workers(scheduler=cluster.scheduler_address)
+        )
     start, stop = ended[0][0], ended[-101][0]
     worked = sum(max(0.0, min(end, stop) - max(end - slept, start)) for end, slept in ended)
-    return {"ratio": round(worked / (100 * (stop - start)), 3), "ours_s": round(stop - start, 1)}
+    return {"value": round(worked / (100 * (stop - start)), 3), "seconds": round(stop - start, 1)}
 
 
-PLAN = """
-import re, sys, time
-from pathlib import Path
-from cleftcli.blockwise import HERE, Ledger
-from cleftcli.geometry import BlockPlan, whole
-from cleftcli.stored import sound
-def most():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-before = most()
-begun = time.perf_counter()
-plan = BlockPlan(whole((100, 100, 100)), (1, 1, 1))
-with Ledger(Path(sys.argv[1]), {"roi": str(plan.roi), "block": [1, 1, 1]}) as ledger:
-    ledger.skip(range(0, len(plan), 2), {"skipped": 1})
-    done = sound(Path("none.zarr"), plan, ledger.standing())
-    missing = [i for i in range(len(plan)) if HERE.takes(i) and i not in done]
-    first = plan[missing[0]]
-print(time.perf_counter() - begun)
-print(most() - before)
-"""
+def take_up(count: int, ledger: Path) -> None:
+    """Find the first block to do of a run whose ledger has every second one."""
+    plan = BlockPlan(whole((count, 1, 1)), (1, 1, 1))
+    with Ledger(ledger, {"roi": str(plan.roi), "block": [1, 1, 1]}) as written:
+        written.skip(range(0, len(plan), 2), {"skipped": 1})
+        done = sound(Path("none.zarr"), plan, written.standing())
+        missing = [i for i in range(len(plan)) if HERE.takes(i) and i not in done]
+        assert plan[missing[0]].index == 1
 
 
-def million_blocks(folder: Path) -> dict[str, float]:
-    """Taking up a run of a million blocks of which half are recorded: seconds, and memory."""
-    command = [sys.executable, "-c", PLAN, folder / "million.ledger"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    took, grown = map(float, done.stdout.split())
-    return {"ratio": 1.0, "seconds": round(took, 2), "grown_mb": round(grown)}
+def million_blocks(at: Setting) -> dict[str, float]:
+    """Taking up a run of a million blocks of which half are recorded: memory, and seconds."""
+    count = at.count(1_000_000)
+    found = cost(partial(take_up, count, at.folder / "million.ledger"))
+    return {"value": found["mb"], "seconds": found["seconds"], "blocks": count}
 
 
-ROWS = {
-    "schedule 10 000 empty blocks": empty_blocks,
-    "schedule, 2 sleeping workers / 1": two_workers,
-    "schedule, share of time 100 workers are busy": hundred_workers,
-    "take up a run of 1 000 000 blocks": million_blocks,
-}
+ROWS = (
+    Row("10 000 empty blocks, each", "", empty_blocks, None, unit="ms"),
+    Row("2 sleeping workers", "1", two_workers, at_least(1.9)),
+    Row("share of time that 100 workers are busy", "", hundred_workers, at_least(0.95), unit=""),
+    Row("take up a run of 1 000 000 blocks", "", million_blocks, at_most(500), unit="MB"),
+)

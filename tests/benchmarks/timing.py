@@ -3,8 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-
-REPEATS = 3
+from typing import Any
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -15,15 +14,22 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def pair(
-    ours: Callable[[], object], theirs: Callable[[], object], repeats: int = REPEATS
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
 ) -> dict[str, float]:
-    """How many times as long theirs takes, median and range over alternating repeats."""
+    """How many times as long theirs takes: median and range over alternating repeats."""
     times = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    ratios = [b / a for a, b in times]
     return {
+        **spread([b / a for a, b in times]),
         "ours_s": round(statistics.median(a for a, _ in times), 3),
         "theirs_s": round(statistics.median(b for _, b in times), 3),
-        "ratio": round(statistics.median(ratios), 2),
-        "ratio_min": round(min(ratios), 2),
-        "ratio_max": round(max(ratios), 2),
+    }
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median and range of a row's repeats."""
+    return {
+        "value": round(statistics.median(values), 4),
+        "least": round(min(values), 4),
+        "greatest": round(max(values), 4),
+        "repeats": len(values),
     }

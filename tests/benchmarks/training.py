@@ -1,21 +1,18 @@
 """Training: what augmentation costs, how long the network waits, whether memory grows."""
 
-import re
-import subprocess
-import sys
 import time
 from pathlib import Path
-
-from predictions import VOXEL_SIZE
-from timing import seconds
 
 from cleftcli.augment import AUGMENTATIONS
 from cleftcli.jobs.train import train
 from cleftcli.sampling import Batches, open_source
 from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume
+from tests.benchmarks.alone import resident
+from tests.benchmarks.row import Row, Setting, at_most
+from tests.benchmarks.timing import seconds, spread
 
-SHAPE, PATCH = (40, 512, 512), (8, 128, 128)
+SHAPE, PATCH, VOXEL_SIZE = (40, 512, 512), (8, 128, 128), (40.0, 8.0, 8.0)
 PATCHES = 40
 PRACTICE = {"flip": 0.5, "rotate": 0.5, "grayscale": 0.5, "elastic": 0.5, "slip": 0.05}
 PRACTICE |= {"shift": 0.05, "defocus": 0.05, "noise": 0.1, "missing_section": 0.03}
@@ -36,26 +33,12 @@ batch_size = 2
 save_every = 1000000
 workers = 1
 """
-MEMORY = """
-import re, sys
-from pathlib import Path
-from cleftcli.jobs.train import train
-held = {}
-def report(step, steps, facts):
-    if step in (steps // 5, steps):
-        status = Path("/proc/self/status").read_text()
-        held[step] = int(re.search(r"VmRSS:\\s+(\\d+)", status)[1]) / 1024
-train(Path(sys.argv[1]), Path(sys.argv[2]), resume=False, device="cpu", report=report)
-print(*held.values())
-"""
 
 
 def stored(folder: Path) -> Path:
     """Raw and clefts of synthetic tissue."""
     path = folder / "volume.zarr"
-    if path.exists():
-        return path
-    grown = tissue(SHAPE, (40.0, 8.0, 8.0), seed=1)
+    grown = tissue(SHAPE, VOXEL_SIZE, seed=1)
     for name, data in (("raw", grown.raw), ("clefts", grown.clefts)):
         volume = create_volume(
             f"{path}/{name}",
@@ -68,60 +51,61 @@ def stored(folder: Path) -> Path:
     return path
 
 
-def augmentations_against_none(folder: Path) -> dict[str, float]:
-    """Patches a second from one process: with each augmentation always, and as in practice."""
-    path = stored(folder)
+def augmentations_against_none(at: Setting) -> dict[str, float]:
+    """Patches a second from one process: as in practice against bare, and each one always."""
+    path, patches = stored(at.folder), at.count(PATCHES)
     source = open_source(f"{path}/raw", f"{path}/clefts", None, PATCH)
 
     def rate(augment: dict[str, float]) -> float:
         batches = Batches((source,), PATCH, ("mask", "tanh-distance"), 1, 1, 200, 0.95, augment)
         batches[0]
-        return PATCHES / seconds(lambda: [batches[n] for n in range(1, PATCHES + 1)])
+        return patches / seconds(lambda: [batches[n] for n in range(1, patches + 1)])
 
-    bare = rate({})
-    found = {name: round(rate({name: 1.0}), 1) for name in AUGMENTATIONS}
-    practice = rate(PRACTICE)
-    return {"ratio": round(practice / bare, 2), "none": round(bare, 1), **found} | {
-        "as in practice": round(practice, 1)
-    }
+    ratios = [rate(PRACTICE) / rate({}) for _ in range(at.repeats)]
+    always = {f"{name}_per_s": round(rate({name: 1.0}), 1) for name in AUGMENTATIONS}
+    return {**spread(ratios), **always}
 
 
-def waiting_for_data(folder: Path) -> dict[str, float]:
+def waiting_for_data(at: Setting) -> dict[str, float]:
     """The share of the time that the lite CleftNet waits for data, with one process making it."""
-    stored(folder)
-    config = folder / "wait.toml"
-    config.write_text(
-        CONFIG.format(network="cleftnet", network_options='preset = "lite"', steps=40)
-    )
+    stored(at.folder)
+    text = CONFIG.format(network="cleftnet", network_options='preset = "lite"', steps=40)
+    config = at.folder / "wait.toml"
+    config.write_text(text)
     times, waits = [], []
 
     def report(step: int, _steps: int, facts: dict[str, float]) -> None:
         times.append(time.perf_counter())
         waits.append(facts["waited"] * 2 * step / facts["patches_per_second"])
 
-    train(config, folder / "run", resume=False, device="cpu", report=report)
-    share = (waits[-1] - waits[9]) / (times[-1] - times[9])  # once the first batches are there
-    return {"ratio": round(1 - share, 4), "waited_share": round(share, 4)}
+    train(config, at.folder / "run", resume=False, device="cpu", report=report)
+    begun = 9  # once the first batches are there
+    return {"value": round((waits[-1] - waits[begun]) / (times[-1] - times[begun]), 4)}
 
 
-def memory_over_steps(folder: Path) -> dict[str, float]:
-    """What a process holds after 200 and after 1000 steps of a tiny network."""
-    stored(folder)
-    config = folder / "memory.toml"
+def memory_over_steps(at: Setting) -> dict[str, float]:
+    """What this process holds after all steps of a tiny network, against after a fifth."""
+    stored(at.folder)
     options = "input_shape = [8, 32, 32]\noptions = { channels = [4, 6, 8] }"
-    config.write_text(CONFIG.format(network="unet3d", network_options=options, steps=1000))
-    command = [sys.executable, "-c", MEMORY, str(config), str(folder / "memory")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    early, late = (float(n) for n in re.findall(r"[\d.]+", done.stdout.splitlines()[-1]))
+    config = at.folder / "memory.toml"
+    steps = at.count(1000)
+    config.write_text(CONFIG.format(network="unet3d", network_options=options, steps=steps))
+    held: dict[int, float] = {}
+
+    def report(step: int, steps: int, _facts: dict[str, float]) -> None:
+        if step in (steps // 5, steps):
+            held[step] = resident("VmRSS")
+
+    train(config, at.folder / "run", resume=False, device="cpu", report=report)
+    early, late = held.values()
     return {
-        "ratio": round(late / early, 3),
-        "after_200_MB": round(early),
-        "after_1000_MB": round(late),
+        "value": round(late / early, 3),
+        **{f"mb_after_{n}": round(mb) for n, mb in held.items()},
     }
 
 
-ROWS = {
-    "batches, augmented as in practice / not": augmentations_against_none,
-    "training, lite: share of time not waiting": waiting_for_data,
-    "training: memory after 1000 steps / 200": memory_over_steps,
-}
+ROWS = (
+    Row("batches, augmented as in practice", "not", augmentations_against_none, None),
+    Row("share of time CleftNet lite waits for data", "", waiting_for_data, at_most(0.05), unit=""),
+    Row("memory after 1000 steps", "after 200", memory_over_steps, at_most(1.1)),
+)

@@ -1,0 +1,1 @@
+"""What cleft costs, measured side by side: `make bench`."""
