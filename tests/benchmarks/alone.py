@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from cleftcli.blockwise.workers import in_a_process
 from tests.benchmarks.timing import seconds
 
 
@@ -58,7 +57,8 @@ def _answer(work: Callable[[], Any], to: Connection) -> None:
 
 def cost(work: Callable[[], object]) -> dict[str, float]:
     """Seconds of some work, and MB held at its height beside what its imports hold."""
-    return in_a_process(partial(_cost, work))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_cost, work).result()
 
 
 def _cost(work: Callable[[], object]) -> dict[str, float]:

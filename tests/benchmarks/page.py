@@ -61,7 +61,7 @@ def verdict(row: dict[str, Any]) -> str:
 
 def without_folders(text: str) -> str:
     """A message without the folders of this machine: of a path its last name stays."""
-    return re.sub(r"(?<![\w.])~?/(?:[^\s/'\":]+/)*", "", text)
+    return re.sub(r"(?<![\w.])~?/(?:[^\s/'\":]+/)+", "", text)
 
 
 def number(value: float) -> str:
