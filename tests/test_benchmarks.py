@@ -186,7 +186,13 @@ def test_a_line_in_the_terminal_says_the_same():
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(4.0, "a straight line"), (2.0, "less than in"), (16.0, "more than in")],
+    [
+        (4.0, "a straight line"),
+        (2.0, "less than in"),
+        (16.0, "more than in"),
+        (1.0, "it stays"),
+        (0.5, "it shrinks"),
+    ],
 )
 def test_a_reading_is_of_the_last_step(seconds, said):
     """How time grows where the volume grows fourfold; memory beside it."""

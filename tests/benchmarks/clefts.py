@@ -9,19 +9,18 @@ import numpy as np
 from scipy import ndimage
 
 from cleftcli.blockwise import HERE
-from cleftcli.geometry import BlockPlan, Zyx, whole
+from cleftcli.geometry import BlockPlan, whole
 from cleftcli.jobs.evaluate import evaluate
 from cleftcli.jobs.make_labels import make_labels
 from cleftcli.jobs.segment import Rule, segment
 from cleftcli.labels import BACKGROUND
-from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume, open_volume
+from tests.benchmarks import section
 from tests.benchmarks.alone import cost
 from tests.benchmarks.row import Row, Setting, at_least, at_most
 from tests.benchmarks.timing import pair
 
 SHAPE, VOXEL_SIZE = (125, 1250, 1250), (40.0, 4.0, 4.0)
-PIECE, KEPT = (40, 512, 512), 7  # of the clefts of synthetic tissue, every seventh: as rare as real
 EVALUATION = {
     "threshold": None,
     "sweeping": False,
@@ -33,19 +32,11 @@ EVALUATION = {
 }
 
 
-def some_clefts(shape: Zyx = PIECE, kept: int = KEPT) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of clefts, and their probability as uint8: the same moved by 1, 3 and 2 voxels."""
-    ids = tissue(shape, (40.0, 8.0, 8.0), seed=1).clefts
-    ids[(ids % kept != 0) & (ids != BACKGROUND)] = BACKGROUND
-    return ids, np.roll(ids != BACKGROUND, (1, 3, 2), (0, 1, 2)).astype(np.uint8) * 255
-
-
 def stored(at: Setting) -> Path:
     """Clefts and a prediction of them in a volume of CREMI's size."""
     path, shape = at.folder / "clefts.zarr", at.shape(SHAPE)
-    repeats = [-(-n // m) for n, m in zip(shape, PIECE, strict=True)]
-    for name, piece in zip(("clefts", "cleft"), some_clefts(), strict=True):
-        data = np.tile(piece, repeats)[tuple(map(slice, shape))]
+    ids = section.clefts(shape, section.RARE)
+    for name, data in (("clefts", ids), ("cleft", section.prediction(ids))):
         volume = create_volume(
             f"{path}/{name}",
             shape=shape,
@@ -82,9 +73,9 @@ def instances(prediction: str, output: str) -> None:
     segment(prediction, output, rule=Rule(), **options)
 
 
-def score(prediction: str, truth: str) -> float:
+def score(prediction: str, truth: str) -> float | None:
     """The CREMI-score that evaluate finds, nm."""
-    return float(evaluate([(prediction, truth)], **EVALUATION)["cremi_score"])
+    return evaluate([(prediction, truth)], **EVALUATION)["cremi_score"]
 
 
 def labels_against_scipy(at: Setting) -> dict[str, float]:

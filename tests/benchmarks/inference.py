@@ -15,12 +15,12 @@ from cleftcli.model.device import tiles_at_once
 from cleftcli.model.inference import Predictor, bump_window, fold_batch_norms, predict_box
 from cleftcli.model.objectives import objective
 from cleftcli.prediction import quantise, read_input, tile_grid
-from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, Volume, create_volume
+from tests.benchmarks import section
 from tests.benchmarks.row import Row, Setting, at_least
 from tests.benchmarks.timing import pair, seconds
 
-SHAPE, VOXEL_SIZE = (16, 512, 512), (40.0, 8.0, 8.0)
+SHAPE = (16, 512, 512)
 NETWORKS = ("unet3d", "cleftnet")
 BLACK_WHITE = (0.0, 255.0)
 MONAI = ("monai==1.6.1",)
@@ -36,7 +36,7 @@ def lite(network: str, shape: Zyx) -> tuple[Predictor, TileGrid, np.ndarray]:
     using = Predictor(
         made, learned, device, "float32", batch_size=tiles_at_once(device), threads=cores()
     )
-    raw = tissue(shape, VOXEL_SIZE, seed=1).raw
+    raw = section.raw(shape)
     return using, tile_grid(shape, tile), raw.astype(np.float32) / 255 * 2 - 1
 
 
@@ -140,7 +140,11 @@ def _box(using: Predictor, grid: TileGrid, raw: np.ndarray) -> np.ndarray:
 
 def _stored(path: str, shape: Zyx) -> Volume:
     return create_volume(
-        f"{path}/raw", shape=shape, dtype=np.uint8, chunks=(16, 128, 128), space=Space(VOXEL_SIZE)
+        f"{path}/raw",
+        shape=shape,
+        dtype=np.uint8,
+        chunks=(16, 128, 128),
+        space=Space(section.VOXEL_SIZE),
     )
 
 

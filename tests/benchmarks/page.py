@@ -20,8 +20,9 @@ Every row runs in a process of its own.
 """
 QUICK = ", quickly: smaller volumes and one repeat"
 SCALED = """
-Each size runs in a process of its own; time for each unit is held against the first size,
-memory is the most that was held beside the libraries. The reading is of the last step.
+Each size runs in a process of its own. Time for each unit (of volume, clefts, blocks) is held
+against the first size's; memory is the most that the process held beside its libraries.
+What is read from it is the last step, in which starting weighs least.
 """
 PROFILED = """
 Self CPU time by operator of torch, as a share of all; what Python and numpy do is outside torch.

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 
 from cleftcli.geometry import Zyx
@@ -16,23 +15,24 @@ from cleftcli.model.inference import Predictor, load_predictor
 from cleftcli.model.objectives import objective
 from cleftcli.prediction_plan import plan
 from cleftcli.prediction_settings import Settings
-from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume, open_volume
+from tests.benchmarks import section
 from tests.benchmarks.alone import cost
 from tests.benchmarks.row import Row, Setting, at_least, at_most
 from tests.benchmarks.timing import pair
 
-SHAPE, LARGE, VOXEL_SIZE = (16, 512, 512), (64, 1024, 1024), (50.0, 4.6, 4.6)
+SHAPE, LARGE = (16, 512, 512), (64, 1024, 1024)
 
 
 def stored(folder: Path, shape: Zyx) -> Path:
-    """A container with raw sections: a piece of tissue, repeated."""
-    part = tissue((20, 256, 256), (40.0, 8.0, 8.0), seed=1).raw
-    times = [-(-n // m) for n, m in zip(shape, part.shape, strict=True)]
-    raw = np.tile(part, times)[tuple(map(slice, shape))]
-    path = folder / "volume.zarr"
+    """A container with raw sections."""
+    path, raw = folder / "volume.zarr", section.raw(shape)
     volume = create_volume(
-        f"{path}/raw", shape=shape, dtype=raw.dtype, chunks=(16, 128, 128), space=Space(VOXEL_SIZE)
+        f"{path}/raw",
+        shape=shape,
+        dtype=raw.dtype,
+        chunks=(16, 128, 128),
+        space=Space(section.VOXEL_SIZE),
     )
     volume.write(volume.roi, raw)
     return path
@@ -46,7 +46,7 @@ def run(volume: str, output: str, **settings: Any) -> None:
 def prediction_against_bare_network(at: Setting) -> dict[str, float]:
     """predict, store to store, against the network alone on as many tiles."""
     path = stored(at.folder, at.shape(SHAPE))
-    settings = Settings(volume=f"{path}/raw", output=f"{at.folder}/p0.zarr")
+    settings = Settings(f"{path}/raw", f"{at.folder}/p0.zarr")
     planned = plan(settings)
     predictor = load_predictor(
         planned.process.checkpoint_path,

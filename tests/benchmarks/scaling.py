@@ -9,21 +9,28 @@ from typing import Any
 import numpy as np
 
 from cleftcli.blockwise import Workers
-from cleftcli.geometry import BlockPlan, whole, zyx
+from cleftcli.geometry import BlockPlan, Zyx, whole, zyx
 from cleftcli.labels import BACKGROUND
-from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume
+from tests.benchmarks import section
 from tests.benchmarks.alone import cost
-from tests.benchmarks.clefts import instances, label, score, some_clefts
+from tests.benchmarks.clefts import instances, label, score
 from tests.benchmarks.predictions import run, run_nothing
 from tests.benchmarks.row import Row, Setting, at_most
 
-PIECE, VOXEL_SIZE = (16, 512, 512), (40.0, 8.0, 8.0)
+PIECE = (16, 512, 512)
 TILES = {1: (1, 1, 1), 4: (1, 2, 2), 16: (4, 2, 2), 64: (4, 4, 4)}
-BLOCKS = {8: (32, 512, 512), 64: (16, 256, 256), 256: (16, 128, 128)}  # of 16 pieces
-KEPT = (32, 8, 2)  # one of so many clefts
+BLOCKS = ((32, 512, 512), (16, 256, 256), (16, 128, 128))
+KEPT = (16, 4, 1)  # one of so many clefts
 CONTENT = {"raw": {}, "clefts": {"content": "ids"}, "cleft": {"content": "probability"}}
 STRAIGHT = 0.1  # from exponent 1
+SHAPES = {  # up to these exponents
+    -STRAIGHT: "it shrinks",
+    STRAIGHT: "it stays",
+    1 - STRAIGHT: "less than in proportion",
+    1 + STRAIGHT: "a straight line",
+    math.inf: "more than in proportion",
+}
 Size = tuple[str, float, Callable[[], object]]  # its name, how much it is, the work
 
 
@@ -35,7 +42,7 @@ def tiled(address: str, piece: np.ndarray, times: int) -> str:
         shape=shape,
         dtype=piece.dtype,
         chunks=(16, 128, 128),
-        space=Space(VOXEL_SIZE),
+        space=Space(section.VOXEL_SIZE),
         attributes=CONTENT[address.rpartition("/")[2]],
     )
     for block in BlockPlan(whole(shape), zyx(piece.shape)):
@@ -57,8 +64,7 @@ def reading(of: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     before, last = list(pairwise(found))[-1]
     more = last["amount"] / before["amount"]
     exponent = math.log(last["seconds"] / before["seconds"]) / math.log(more)
-    shape = "a straight line" if abs(exponent - 1) <= STRAIGHT else "less than in proportion"
-    shape = "more than in proportion" if exponent > 1 + STRAIGHT else shape
+    shape = next(words for most, words in SHAPES.items() if exponent <= most)
     memory = last["mb"] / max(before["mb"], 1)
     says = f"{shape}: with {more:.3g} times the {of}, {more**exponent:.3g} times the time"
     return {"value": round(exponent, 3), "says": f"{says} and {memory:.2f} times the memory"}
@@ -70,7 +76,7 @@ def _times(at: Setting) -> list[int]:
 
 def prediction_by_volume(at: Setting) -> dict[str, Any]:
     """predict, with a network that does nothing."""
-    raw = tissue(at.shape(PIECE), VOXEL_SIZE, seed=1).raw
+    raw = section.raw(at.shape(PIECE))
 
     def work(times: int) -> Callable[[], object]:
         volume = tiled(f"{at.folder}/{times}.zarr/raw", raw, times)
@@ -79,14 +85,17 @@ def prediction_by_volume(at: Setting) -> dict[str, Any]:
     return swept("volume", ((f"{n}x", n, work(n)) for n in _times(at)))
 
 
-def clefts_by_volume(job: Callable[..., object], reads: str, at: Setting) -> dict[str, Any]:
+def clefts_by_volume(
+    job: Callable[..., object], reads: tuple[str, ...], at: Setting
+) -> dict[str, Any]:
     """A job that reads clefts, or a prediction of them, or both, and may write an output."""
-    pieces = dict(zip(("clefts", "cleft"), some_clefts(at.shape(PIECE)), strict=True))
+    ids = section.clefts(at.shape(PIECE), section.RARE)
+    pieces = {"clefts": ids, "cleft": section.prediction(ids)}
 
     def work(times: int) -> Callable[[], object]:
         folder = f"{at.folder}/{times}"
-        read = [tiled(f"{folder}.zarr/{name}", pieces[name], times) for name in reads.split()]
-        return partial(job, *read, *([] if len(read) == 2 else [f"{folder}_made.zarr"]))
+        read = [tiled(f"{folder}.zarr/{name}", pieces[name], times) for name in reads]
+        return partial(job, *read, *([] if job is score else [f"{folder}_made.zarr"]))
 
     return swept("volume", ((f"{n}x", n, work(n)) for n in _times(at)))
 
@@ -94,16 +103,16 @@ def clefts_by_volume(job: Callable[..., object], reads: str, at: Setting) -> dic
 def prediction_by_blocks(at: Setting) -> dict[str, Any]:
     """predict, with a network that does nothing, on one volume in more and more blocks."""
     times = min(16, at.times)
-    raw = tissue(at.shape(PIECE), VOXEL_SIZE, seed=1).raw
+    raw = section.raw(at.shape(PIECE))
     volume = tiled(f"{at.folder}/raw.zarr/raw", raw, times)
     shape = zyx([n * m for n, m in zip(raw.shape, TILES[times], strict=True)])
 
-    def size(n: int, block: tuple[int, int, int]) -> Size:
+    def size(block: Zyx) -> Size:
         count = len(BlockPlan(whole(shape), block))
-        work = partial(run_nothing, volume, f"{at.folder}/{n}.zarr", block=block)
+        work = partial(run_nothing, volume, f"{at.folder}/{count}.zarr", block=block)
         return f"{count} blocks", count, work
 
-    return swept("blocks", (size(n, block) for n, block in BLOCKS.items()))
+    return swept("blocks", map(size, BLOCKS))
 
 
 def evaluation_by_clefts(at: Setting) -> dict[str, Any]:
@@ -111,9 +120,9 @@ def evaluation_by_clefts(at: Setting) -> dict[str, Any]:
     times = min(16, at.times)
 
     def size(kept: int) -> Size:
-        ids, probability = some_clefts(at.shape(PIECE), kept)
+        ids = section.clefts(at.shape(PIECE), kept)
         truth = tiled(f"{at.folder}/{kept}.zarr/clefts", ids, times)
-        prediction = tiled(f"{at.folder}/{kept}.zarr/cleft", probability, times)
+        prediction = tiled(f"{at.folder}/{kept}.zarr/cleft", section.prediction(ids), times)
         voxels = int((ids != BACKGROUND).sum()) * times
         return f"{voxels} cleft voxels", voxels, partial(score, prediction, truth)
 
@@ -122,7 +131,7 @@ def evaluation_by_clefts(at: Setting) -> dict[str, Any]:
 
 def prediction_by_workers(at: Setting) -> dict[str, Any]:
     """predict with one worker and with two, that share the cores of this machine."""
-    raw = tissue(at.shape(PIECE), VOXEL_SIZE, seed=1).raw
+    raw = section.raw(at.shape(PIECE))
     volume = tiled(f"{at.folder}/raw.zarr/raw", raw, 1)
     z, y, x = raw.shape
 
@@ -140,6 +149,7 @@ ROWS = (
         "",
         prediction_by_volume,
         STRAIGHT_LINE,
+        unit="",
     ),
     *(
         Row(
@@ -147,25 +157,22 @@ ROWS = (
             "",
             partial(clefts_by_volume, job, reads),
             STRAIGHT_LINE,
+            unit="",
         )
         for name, job, reads in (
-            ("make-labels", label, "clefts"),
-            ("segment", instances, "cleft"),
-            ("evaluate", score, "cleft clefts"),
+            ("make-labels", label, ("clefts",)),
+            ("segment", instances, ("cleft",)),
+            ("evaluate", score, ("cleft", "clefts")),
         )
     ),
-    Row(
-        "predict, network that does nothing, by blocks",
-        "",
-        prediction_by_blocks,
-        None,
-    ),
-    Row("evaluate, by clefts", "", evaluation_by_clefts, STRAIGHT_LINE),
+    Row("evaluate, by clefts", "", evaluation_by_clefts, STRAIGHT_LINE, unit=""),
+    Row("predict, network that does nothing, by blocks", "", prediction_by_blocks, None, unit=""),
     Row(
         "predict, by workers on the same cores",
         "",
         prediction_by_workers,
         None,
-        why="one worker already keeps all cores busy, and each process imports torch",
+        unit="",
+        why="one worker keeps all cores busy, and each further one is a process with torch",
     ),
 )

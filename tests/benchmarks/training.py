@@ -6,13 +6,13 @@ from pathlib import Path
 from cleftcli.augment import AUGMENTATIONS
 from cleftcli.jobs.train import train
 from cleftcli.sampling import Batches, open_source
-from cleftcli.synthetic import tissue
 from cleftcli.volumes import Space, create_volume
+from tests.benchmarks import section
 from tests.benchmarks.alone import resident
 from tests.benchmarks.row import Row, Setting, at_most
 from tests.benchmarks.timing import seconds, spread
 
-SHAPE, PATCH, VOXEL_SIZE = (40, 512, 512), (8, 128, 128), (40.0, 8.0, 8.0)
+SHAPE, PATCH = (40, 512, 512), (8, 128, 128)
 PATCHES = 40
 PRACTICE = {"flip": 0.5, "rotate": 0.5, "grayscale": 0.5, "elastic": 0.5, "slip": 0.05}
 PRACTICE |= {"shift": 0.05, "defocus": 0.05, "noise": 0.1, "missing_section": 0.03}
@@ -38,14 +38,13 @@ workers = 1
 def stored(folder: Path) -> Path:
     """Raw and clefts of synthetic tissue."""
     path = folder / "volume.zarr"
-    grown = tissue(SHAPE, VOXEL_SIZE, seed=1)
-    for name, data in (("raw", grown.raw), ("clefts", grown.clefts)):
+    for name, data in (("raw", section.raw(SHAPE)), ("clefts", section.clefts(SHAPE))):
         volume = create_volume(
             f"{path}/{name}",
             shape=SHAPE,
             dtype=data.dtype,
             chunks=(16, 128, 128),
-            space=Space(VOXEL_SIZE),
+            space=Space(section.VOXEL_SIZE),
         )
         volume.write(volume.roi, data)
     return path
