@@ -56,6 +56,7 @@ def test_words_choose_rows_by_group_and_name():
     assert run.chosen([]) == ROWS
     assert [row.name for _, row in run.chosen(["volumes", "INFO"])] == ["info of 1e5 chunks"]
     assert run.chosen(["volumes", "make-labels"]) == []
+    assert 0 < len(run.chosen([], quick=True)) < len(ROWS)
 
 
 def test_less_to_do_leaves_whole_chunks(tmp_path):
@@ -96,7 +97,7 @@ def test_packages_that_cannot_be_brought_skip_a_row(tmp_path, monkeypatch):
     """Where no package index is in reach: a sentence, and no failure."""
     for name in ("PIP_NO_INDEX", "PIP_DISABLE_PIP_VERSION_CHECK"):
         monkeypatch.setenv(name, "1")
-    answer = alone(partial(bring, ("no-such-package-of-anyone==1",), tmp_path), 100)
+    answer = alone(partial(bring, ("no-such-package-of-anyone==1",), tmp_path / "packages"), 100)
     assert answer == {"skipped": "pip cannot bring no-such-package-of-anyone==1 here"}
 
 
@@ -218,6 +219,15 @@ def test_results_of_other_conditions_are_not_kept(tmp_path, monkeypatch):
     run.RESULTS.write_text('{"conditions": {"quick": true}, "rows": {"a": {}}}')
     assert run.earlier({"quick": True}) == {"a": {}}
     assert run.earlier({"quick": False}) == {}
+
+
+def test_what_a_row_has_to_reach_is_said_by_the_code():
+    """Whatever older results say of it; they stand in the code's order, and go with their row."""
+    (_, first), (group, second) = ROWS[:2]
+    known = run.described({second.title: {"why": "as it was"}, "no more": {}, first.title: {}})
+    assert list(known) == [first.title, second.title]
+    assert known[second.title]["why"] == second.why
+    assert known[second.title]["group"] == group
 
 
 def test_conditions_do_not_name_the_host():

@@ -76,15 +76,21 @@ def resident(what: str) -> float:
 def bring(packages: tuple[str, ...], folder: Path) -> None:
     """Let this process and those it starts import packages that are no dependency of ours.
 
-    Without their dependencies, behind our own: what cleft is measured with stays as it is.
+    Without their dependencies, behind our own: what cleft is measured with stays as it is. They
+    are installed where the folder is not there.
 
     Raises:
         Skipped: pip cannot bring them.
     """
+    if not folder.exists():
+        _install(packages, folder)
+    sys.path.append(str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), str(folder)])
+
+
+def _install(packages: tuple[str, ...], folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", str(folder)]
     quickly = ["--retries", "0", "--timeout", "10"]
     done = subprocess.run([*command, *quickly, *packages], capture_output=True, check=False)
     if done.returncode:
         raise Skipped(f"pip cannot bring {' '.join(packages)} here")
-    sys.path.append(str(folder))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), str(folder)])

@@ -158,14 +158,23 @@ def _true(path: Path) -> np.ndarray:
 
 
 ROWS = (
-    Row("make-labels", "scipy EDT and tanh, whole volume", labels_against_scipy, at_least(6)),
+    Row(
+        "make-labels",
+        "scipy EDT and tanh, whole volume",
+        labels_against_scipy,
+        at_least(6),
+        limit=600,
+    ),
     Row("segment", "cc3d, whole volume in memory", instances_against_cc3d, at_least(0.66)),
-    Row("evaluate", "full EDT, as the CREMI reference", scores_against_edt, at_least(15)),
+    Row(
+        "evaluate", "full EDT, as the CREMI reference", scores_against_edt, at_least(15), limit=600
+    ),
     Row(
         "evaluate, memory beside the libraries",
         "",
         memory_of_evaluate,
         at_most(300),
         unit="MB",
+        quick=False,
     ),
 )

@@ -165,6 +165,7 @@ ROWS = (
             partial(box_against_monai, n, mode),
             at_least(1.0),
             needs=MONAI,
+            quick=(n, mode) == ("unet3d", "gaussian"),
         )
         for n, mode in (("unet3d", "gaussian"), ("cleftnet", "gaussian"), ("unet3d", "constant"))
     ),
@@ -173,5 +174,6 @@ ROWS = (
         "tile by tile",
         partial(box_against_tile_by_tile, "unet3d"),
         None,
+        quick=False,
     ),
 )

@@ -141,5 +141,6 @@ ROWS = (
         "at 1x",
         memory_of_growing_volumes,
         at_most(1.1),
+        quick=False,
     ),
 )

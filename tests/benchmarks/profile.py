@@ -55,6 +55,8 @@ def training_step(at: Setting) -> dict[str, Any]:
 
 
 ROWS = (
-    Row("a prediction on the CPU, CleftNet lite", "", prediction, None, unit="s"),
-    Row("a training step on the CPU, CleftNet lite", "", training_step, None, unit="s"),
+    Row("a prediction on the CPU, CleftNet lite", "", prediction, None, unit="s", quick=False),
+    Row(
+        "a training step on the CPU, CleftNet lite", "", training_step, None, unit="s", quick=False
+    ),
 )

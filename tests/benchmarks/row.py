@@ -65,7 +65,7 @@ class Row:
     `measure` returns `value`, the number that `target` is about, perhaps `least` and `greatest`
     of its repeats, and further facts. It runs in a process of its own, `limit` seconds at most,
     with the packages it `needs` and that are no dependency of cleft. `why` says for what known
-    reason the target is missed.
+    reason the target is missed. Where everything is quick, those that are not `quick` are left out.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Row:
     why: str = ""
     limit: float = 300.0
     needs: tuple[str, ...] = ()
+    quick: bool = True
 
     @property
     def title(self) -> str:

@@ -1,13 +1,15 @@
 """`make bench`: every claim about cost, side by side in one run, each in a process of its own.
 
-Words behind the command choose rows, by group or name; rows found earlier on the same machine
-with the same versions are kept. Exit code 1 where a row failed; a missed target is no failure.
+Words behind the command choose rows, by group or name; what was found of others on the same
+machine with the same versions is kept in benchmarks.json. `--resume` measures what is not there,
+and where all is there only writes the page again. Exit code 1 where a row failed.
 """
 
 import argparse
 import json
 import os
 import tempfile
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,31 +41,21 @@ GROUPS: dict[str, tuple[Row, ...]] = {
     WHERE: profile.ROWS,
 }
 LIBRARIES = ("torch", "numpy", "scipy", "tensorstore", "dask", "gunpowder")
-FULL, QUICK = {}, {"repeats": 1, "edge": 0.5, "times": 4}
+FULL, QUICK = {}, {"repeats": 1, "edge": 0.4, "times": 4}
 RESULTS = Path("benchmarks.json")
 
 
-def measured(group: str, row: Row, **how: Any) -> dict[str, Any]:
-    """A row with what it `found`, or why it `failed` or was `skipped`."""
+def measured(row: Row, packages: Path, **how: Any) -> dict[str, Any]:
+    """What a row `found`, or why it `failed` or was `skipped`, and when."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.sync()  # what the row before wrote shall not be written while this one is timed
-        answer = alone(partial(_measure, row, Setting(Path(folder), **how)), row.limit)
-    target = row.target and {"number": row.target.number, "at_most": row.target.at_most}
-    return {
-        "group": group,
-        "name": row.name,
-        "against": row.against,
-        "unit": row.unit,
-        "target": target,
-        "why": row.why,
-        "date": now()[:10],
-        **answer,
-    }
+        work = partial(_measure, row, packages, Setting(Path(folder), **how))
+        return {"date": now()[:10], **alone(work, row.limit)}
 
 
-def _measure(row: Row, at: Setting) -> dict[str, Any]:
+def _measure(row: Row, packages: Path, at: Setting) -> dict[str, Any]:
     if row.needs:
-        bring(row.needs, at.folder / "packages")
+        bring(row.needs, packages / row.needs[0])
     return row.measure(at)
 
 
@@ -96,26 +88,41 @@ def earlier(under: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Measure, print, write; the exit code."""
     asked = _asked()
-    under = conditions(quick=asked.quick)
-    found = {"conditions": under, "rows": earlier(under)}
-    for group, row in chosen(asked.words):
-        line = measured(group, row, **(QUICK if asked.quick else FULL))
-        found["rows"] = in_order({**found["rows"], row.title: line})
-        print(f"{row.title:60} {said(line)}", flush=True)  # noqa: T201
-        RESULTS.write_text(json.dumps(found, indent=1, default=float), encoding="utf-8")
-    if asked.page:
-        asked.page.write_text(page(found), encoding="utf-8")
-    return int(any("failed" in line for line in found["rows"].values()))
+    under, how = conditions(quick=asked.quick), QUICK if asked.quick else FULL
+    rows = described(earlier(under))
+    with tempfile.TemporaryDirectory() as packages:
+        for _, row in chosen(asked.words, quick=asked.quick):
+            if asked.resume and "found" in rows.get(row.title, {}):
+                continue
+            rows = described({**rows, row.title: measured(row, Path(packages), **how)})
+            print(f"{row.title:60} {said(rows[row.title])}", flush=True)  # noqa: T201
+            found = {"conditions": under, "rows": rows}
+            RESULTS.write_text(json.dumps(found, indent=1, default=float), encoding="utf-8")
+    if asked.page and rows:
+        asked.page.write_text(page({"conditions": under, "rows": rows}), encoding="utf-8")
+    return int(any("failed" in row for row in rows.values()))
 
 
-def in_order(rows: dict[str, Any]) -> dict[str, Any]:
-    """As they stand in GROUPS, without those that are no more."""
-    return {r.title: rows[r.title] for of in GROUPS.values() for r in of if r.title in rows}
+def described(rows: dict[str, Any]) -> dict[str, Any]:
+    """Results with what the code says of their rows, in its order; rows that are no more go."""
+    known = [(group, row) for group, of in GROUPS.items() for row in of if row.title in rows]
+    return {row.title: {**rows[row.title], **_described(group, row)} for group, row in known}
 
 
-def chosen(words: list[str]) -> list[tuple[str, Row]]:
-    """The rows that hold all words in their group or name, by their groups."""
-    rows = [(group, row) for group, of in GROUPS.items() for row in of]
+def _described(group: str, row: Row) -> dict[str, Any]:
+    return {
+        "group": group,
+        "name": row.name,
+        "against": row.against,
+        "unit": row.unit,
+        "target": row.target and asdict(row.target),
+        "why": row.why,
+    }
+
+
+def chosen(words: list[str], *, quick: bool = False) -> list[tuple[str, Row]]:
+    """The rows that hold all words in their group or name, with their groups."""
+    rows = [(group, row) for group, of in GROUPS.items() for row in of if row.quick or not quick]
     return [(g, r) for g, r in rows if all(w.lower() in f"{g} {r.title}".lower() for w in words)]
 
 
@@ -123,5 +130,6 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("words", nargs="*", help="rows with all of these in group or name")
     parser.add_argument("--quick", action="store_true", help="smaller volumes, one repeat")
+    parser.add_argument("--resume", action="store_true", help="measure what is not there yet")
     parser.add_argument("--page", type=Path, help="a Markdown page to write of all results")
     return parser.parse_args()

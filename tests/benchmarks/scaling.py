@@ -158,6 +158,7 @@ ROWS = (
             partial(clefts_by_volume, job, reads),
             STRAIGHT_LINE,
             unit="",
+            limit=600,
         )
         for name, job, reads in (
             ("make-labels", label, ("clefts",)),
@@ -173,6 +174,7 @@ ROWS = (
         prediction_by_workers,
         None,
         unit="",
-        why="one worker keeps all cores busy, and each further one is a process with torch",
+        quick=False,
+        why="one worker keeps all cores busy; memory is that of the command without its workers",
     ),
 )
