@@ -1,6 +1,7 @@
 """Libraries with the same task that are no dependency: brought for their row alone."""
 
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,16 @@ def prediction_against_daisy(at: Setting) -> dict[str, float]:
     """predict with a network that does nothing against daisy's workers, one for each core."""
     import daisy
 
+    daisy.logging.set_log_basedir(at.folder / "logs")
     raw = f"{stored(at.folder, at.shape(LARGE))}/raw"
-    source, counter = open_volume(raw), iter(range(10**6))
+    source, ours_made, theirs_made = open_volume(raw), count(), count()
 
     def ours() -> None:
-        run_nothing(raw, f"{at.folder}/ours{next(counter)}.zarr")
+        run_nothing(raw, f"{at.folder}/ours{next(ours_made)}.zarr")
 
     def theirs() -> None:
         made = create_volume(
-            f"{at.folder}/theirs{next(counter)}.zarr/raw",
+            f"{at.folder}/theirs{next(theirs_made)}.zarr/raw",
             shape=source.shape,
             dtype=source.dtype,
             chunks=(16, 128, 128),
