@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -150,9 +150,18 @@ def _scan(volume: Volume, missing: Missing, roi: Roi | None) -> Scan:
     return scan
 
 
-def still_the_same(volume: Volume, before: Scan, roi: Roi | None = None) -> bool:
-    """Whether the input's chunks are those that were scanned; says so where they are not."""
-    same = volume.scan(roi).stamp == before.stamp
+def still_the_same(
+    volume: Volume, before: Scan, roi: Roi | None = None, *, inputs: Set[str] = frozenset()
+) -> bool:
+    """Whether the input's chunks are those that were scanned; says so where they are not.
+
+    Args:
+        volume: the input.
+        before: its scan.
+        roi: what was scanned.
+        inputs: the stamps under which blocks were made, by earlier runs and parts too.
+    """
+    same = volume.scan(roi).stamp == before.stamp and len(inputs) < 2
     if not same:
         log.warning("%s changed while it was read: the output may mix two versions", volume.address)
     return same

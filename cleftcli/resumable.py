@@ -40,6 +40,7 @@ class Outcome:
     resumed: int  # blocks that an earlier run had done
     totals: Counter[str]
     members: dict[str, Counter[Any]]
+    inputs: frozenset[str]  # states of the input that blocks were made of
 
 
 def make(
@@ -50,6 +51,7 @@ def make(
     workers: Workers,
     overwrite: bool,
     report: Report,
+    input: str = "",
     further: Sequence[Output] = (),
     skipped: Iterable[int] = (),
 ) -> Outcome:
@@ -62,6 +64,7 @@ def make(
         workers: see `blockwise.run`; those of a part do its blocks only.
         overwrite: replace an output of cleft made with other settings.
         report: called with blocks done, blocks in all, and how fast it goes or what failed.
+        input: what the state of the input is known by.
         further: outputs that the blocks write too; they share its fate and its ledger.
         skipped: indices of blocks that stay 0.
 
@@ -77,7 +80,7 @@ def make(
     full = {"contract": CONTRACT, "roi": str(plan.roi), "block": list(plan.block), **fingerprint}
     make_room(output, further, overwrite=overwrite)
     output.container.parent.mkdir(parents=True, exist_ok=True)
-    with Ledger(output.ledger, full, workers.part) as ledger:
+    with Ledger(output.ledger, full, workers.part, input=input) as ledger:
         try:
             volumes = [create(one) for one in (output, *further)]
         except UsageError:
@@ -102,7 +105,8 @@ def make(
             log.info("this part is done; of the whole, %d of %d blocks", len(after), len(plan))
     finished = replace(volumes[0], attributes={**volumes[0].attributes, "complete": complete})
     totals, members = _sum(record for _, record in standing.records())
-    return Outcome(finished, complete, len(after), len(before), totals, members)
+    inputs = frozenset(r["input"] for r in standing.runs if r["blocks"] and r.get("input"))
+    return Outcome(finished, complete, len(after), len(before), totals, members, inputs)
 
 
 def _sum(records: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], dict[str, Counter[Any]]]:

@@ -5,6 +5,7 @@ the blocks it touches and no others.
 """
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import zarr
 
+from cleftcli.errors import InputError
 from cleftcli.jobs import convert
 from cleftcli.volumes import Space, create_volume, open_volume
 from tests.conftest import VOXEL_SIZE, store
@@ -422,3 +424,30 @@ def test_an_input_that_changes_meanwhile_is_told(format, tmp_path, monkeypatch, 
         result = cleft("convert", folder, tmp_path / f"{changed}.zarr", "--json")
         assert json.loads(result.stdout)["input"]["changed_while_read"] is changed
         assert ("changed while it was read" in result.stderr) is changed
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_an_input_that_changes_between_runs_is_told(changes, tmp_path, monkeypatch, cleft):
+    """What is resumed on another state of the input says so, as often as it is asked."""
+    folder = written(tmp_path / "in.zarr")
+    monkeypatch.setattr(convert, "BLOCK_VOXELS", math.prod(CHUNKS))
+    command = ["convert", folder, tmp_path / "o.zarr", "--chunks", ",".join(map(str, CHUNKS))]
+    work = convert.ConvertBlock.__call__
+
+    def fail_late(self, block):
+        if block.index:
+            raise InputError("not yet")
+        return work(self, block)
+
+    monkeypatch.setattr(convert.ConvertBlock, "__call__", fail_late)
+    assert cleft(*command).exit_code == 4
+    monkeypatch.setattr(convert.ConvertBlock, "__call__", work)
+    if changes:
+        os.utime(folder / "0.2.3", (1, 1))
+    for _ in range(2):
+        result = cleft(*command, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["input"]["changed_while_read"] is changes
+    os.utime(folder / "0.2.3", (2, 2))  # the output was made of one state, whatever comes after
+    result = cleft(*command, "--json")
+    assert json.loads(result.stdout)["input"]["changed_while_read"] is changes

@@ -37,13 +37,20 @@ def ledgers(path: Path) -> list[Path]:
 class Ledger:
     """The ledger file of an output, or of a part of it, locked while open.
 
+    `input` is what this run's input is known by: another word is another state of it.
+
     Raises:
         ConflictError: another process holds it, or one of the output's ledgers belongs to a run
             with another fingerprint; the message says which settings differ.
     """
 
     def __init__(
-        self, path: Path, fingerprint: Mapping[str, Any], part: tuple[int, int] | None = None
+        self,
+        path: Path,
+        fingerprint: Mapping[str, Any],
+        part: tuple[int, int] | None = None,
+        *,
+        input: str = "",
     ) -> None:
         self.whole = path
         self.path = path.with_name("{}.{}of{}".format(path.name, *part)) if part else path
@@ -52,7 +59,7 @@ class Ledger:
                 refuse_if_held(other)
         self._file = _locked(self.path)
         try:
-            self._begin(json.loads(json.dumps(fingerprint)))
+            self._begin(json.loads(json.dumps(fingerprint)), input)
         except BaseException:
             self._file.close()
             raise
@@ -84,15 +91,15 @@ class Ledger:
         """Note why a block could not be done."""
         self._append([{"failed": index, "at": now(), "error": f"{type(error).__name__}: {error}"}])
 
-    def _begin(self, fingerprint: dict[str, Any]) -> None:
-        """Say whose blocks follow; cut off a line that a crash has torn."""
+    def _begin(self, fingerprint: dict[str, Any], input: str) -> None:
+        """Say whose blocks follow, made of what; cut off a line that a crash has torn."""
         for path in {*ledgers(self.whole), self.path}:
             found = _first(path)
             if found is not None and found != fingerprint:
                 raise ConflictError(_difference(self.whole, found, fingerprint))
         _cut_torn_line(self.path)
         begun = _first(self.path) is not None
-        run = {"pid": os.getpid(), "host": socket.gethostname(), "started": now()}
+        run = {"pid": os.getpid(), "host": socket.gethostname(), "started": now(), "input": input}
         self._append([*([] if begun else [{"fingerprint": fingerprint}]), {"run": run}])
 
     def _append(self, entries: Iterable[Mapping[str, Any]]) -> None:

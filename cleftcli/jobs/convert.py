@@ -128,8 +128,16 @@ def convert(
     process = ConvertBlock(
         volume.address, reading, missing, scan.missing is None, box.offset, address
     )
-    outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
-    changed = not still_the_same(volume, scan, box)
+    outcome = make(
+        wanted,
+        process,
+        facts,
+        workers=workers,
+        overwrite=overwrite,
+        report=report,
+        input=scan.stamp,
+    )
+    changed = not still_the_same(volume, scan, box, inputs=outcome.inputs)
     met = outcome.totals["blocks_with_missing_chunks"]
     seen = {**scan.summary(), "changed_while_read": changed, "blocks_with_missing_chunks": met}
     if outcome.complete:

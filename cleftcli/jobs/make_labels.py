@@ -105,8 +105,17 @@ def make_labels(
     attributes = {"content": content, "run": facts}
     wanted = Output(address, plan, chosen.dtype, CHUNK, volume.space, attributes, format)
     check_room(wanted)
-    outcome = make(wanted, process, facts, workers=workers, overwrite=overwrite, report=report)
-    seen = {**scan.summary(), "changed_while_read": not still_the_same(volume, scan)}
+    outcome = make(
+        wanted,
+        process,
+        facts,
+        workers=workers,
+        overwrite=overwrite,
+        report=report,
+        input=scan.stamp,
+    )
+    changed = not still_the_same(volume, scan, inputs=outcome.inputs)
+    seen = {**scan.summary(), "changed_while_read": changed}
     if outcome.complete:
         write_attributes(outcome.volume, {"input": seen})
     resumed = outcome.resumed

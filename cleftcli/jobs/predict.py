@@ -48,6 +48,7 @@ def predict(
         planned.output,
         planned.process,
         planned.fingerprint,
+        input=planned.scan.stamp,
         further=planned.further,
         skipped=planned.outside,
         workers=planned.workers,
@@ -83,7 +84,9 @@ def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
     positive, black = outcome.totals["positive"], outcome.totals["positive_in_black"]
     seen = {
         **planned.scan.summary(),
-        "changed_while_read": not still_the_same(planned.volume, planned.scan, planned.blocks.roi),
+        "changed_while_read": not still_the_same(
+            planned.volume, planned.scan, planned.blocks.roi, inputs=outcome.inputs
+        ),
         "blocks_with_missing_chunks": outcome.totals["blocks_with_missing_chunks"],
         "blocks_without_contrast": outcome.totals["empty"],
         "sections_without_contrast": empty,
