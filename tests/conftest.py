@@ -1,5 +1,6 @@
 """What the tests share: small volumes, a tiny checkpoint, the command line."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,12 @@ def store(address: str, data: np.ndarray, **attributes: object) -> Volume:
     )
     volume.write(volume.roi, data)
     return volume
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """What runs in the background may ignore Ctrl-C, and its children with it: tests send it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
