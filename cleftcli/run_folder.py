@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,22 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The best network so far, or the latest where nothing is held out."""
         return self.path / "checkpoint.safetensors"
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Keep what is said meanwhile in log.txt, with its time; of an error also where it was."""
+        kept, logger = logging.FileHandler(self.path / "log.txt"), logging.getLogger("cleftcli")
+        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(kept)
+        try:
+            yield
+        except BaseException as error:
+            said = ("ended by %s", (type(error).__name__,), sys.exc_info())
+            kept.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, *said))
+            raise
+        finally:
+            logger.removeHandler(kept)
+            kept.close()
 
     def prepare(self, config: Path, *, resume: bool) -> None:
         """Make the folder, or make sure that it is the one to continue.

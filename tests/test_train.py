@@ -159,6 +159,9 @@ def test_a_loss_that_is_not_finite_names_its_patches(cleft, tmp_path, config):
     done = cleft("train", config, "-o", run)
     assert done.exit_code == 1
     assert "bad_batch.json" in done.stderr
+    log = (run / "log.txt").read_text()
+    assert "ended by NotFinite" in log
+    assert "Traceback" in log
     facts = json.loads((run / "bad_batch.json").read_text())
     assert facts["step"] >= 1
     assert facts["seed"] == 3

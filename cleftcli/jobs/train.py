@@ -66,8 +66,9 @@ def train(
         run = new_run(config, folder, device, init_from=init_from, replica=replica)
         training = _Training(run, data, RunFolder(folder), report)
         training.begin(config_path, inputs, resume=resume)
-        training.loop()
-        return training.finish(inputs) if replica.first else {}
+        with training.files.logged() if replica.first else nullcontext():
+            training.loop()
+            return training.finish(inputs) if replica.first else {}
 
 
 @dataclass
