@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -150,21 +150,21 @@ def _scan(volume: Volume, missing: Missing, roi: Roi | None) -> Scan:
     return scan
 
 
-def still_the_same(
-    volume: Volume, before: Scan, roi: Roi | None = None, *, inputs: Set[str] = frozenset()
-) -> bool:
-    """Whether the input's chunks are those that were scanned; says so where they are not.
+def what_was_read(
+    volume: Volume, before: Scan, roi: Roi | None, inputs: Set[str]
+) -> dict[str, Any]:
+    """What an output notes of its input: chunks, and whether they changed; says so where they did.
 
     Args:
         volume: the input.
-        before: its scan.
-        roi: what was scanned.
+        before: its scan, before it was read.
+        roi: what was scanned; None is everything.
         inputs: the stamps under which blocks were made, by earlier runs and parts too.
     """
-    same = volume.scan(roi).stamp == before.stamp and len(inputs) < 2
-    if not same:
+    changed = volume.scan(roi).stamp != before.stamp or len(inputs) > 1
+    if changed:
         log.warning("%s changed while it was read: the output may mix two versions", volume.address)
-    return same
+    return {**before.summary(), "changed_while_read": changed}
 
 
 def voxel_size_doubts(volume: Volume, trained_at: Nm, *, any_size: bool) -> list[str]:

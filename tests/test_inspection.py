@@ -18,8 +18,8 @@ from cleftcli.inspection import (
     doubts,
     intensity_doubts,
     look,
-    still_the_same,
     voxel_size_doubts,
+    what_was_read,
 )
 from cleftcli.volumes import Space, Volume, open_volume
 from cleftcli.volumes.volume import InMemory
@@ -192,12 +192,13 @@ def test_an_input_that_changes_is_noticed(tmp_path, caplog):
     volume = open_volume(created(tmp_path, "zarr2", some_voxels("uint8")))
     box = Roi((0, 0, 0), (2, 3, 4))
     before, before_box = volume.scan(), volume.scan(box)
-    assert still_the_same(volume, before)
+    assert not what_was_read(volume, before, None, set())["changed_while_read"]
 
     volume.write(Roi((4, 6, 8), (1, 1, 3)), np.full((1, 1, 3), 5, np.uint8))
 
-    assert not still_the_same(volume, before)
-    assert still_the_same(volume, before_box, box)
+    assert what_was_read(volume, before, None, set())["changed_while_read"]
+    assert not what_was_read(volume, before_box, box, {before_box.stamp})["changed_while_read"]
+    assert what_was_read(volume, before_box, box, {before_box.stamp, "other"})["changed_while_read"]
     assert "changed while it was read" in caplog.text
     assert volume.roi == whole(volume.shape)
 

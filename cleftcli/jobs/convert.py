@@ -18,7 +18,7 @@ from cleftcli.inspection import (
     missing_chunks,
     open_input,
     scan_input,
-    still_the_same,
+    what_was_read,
 )
 from cleftcli.outputs import BLOCK_VOXELS, CARRIED, CHUNK, Output, check_output, check_room
 from cleftcli.resumable import Report, make
@@ -137,9 +137,8 @@ def convert(
         report=report,
         input=scan.stamp,
     )
-    changed = not still_the_same(volume, scan, box, inputs=outcome.inputs)
-    met = outcome.totals["blocks_with_missing_chunks"]
-    seen = {**scan.summary(), "changed_while_read": changed, "blocks_with_missing_chunks": met}
+    seen = what_was_read(volume, scan, box, outcome.inputs)
+    seen["blocks_with_missing_chunks"] = outcome.totals["blocks_with_missing_chunks"]
     if outcome.complete:
         write_attributes(outcome.volume, {"input": seen})
     return {

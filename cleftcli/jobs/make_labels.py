@@ -8,7 +8,7 @@ from typing import Any
 from cleftcli.blockwise import Process, Workers
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, fit_block
-from cleftcli.inspection import Missing, scan_input, still_the_same
+from cleftcli.inspection import Missing, scan_input, what_was_read
 from cleftcli.labels import TARGETS, Nm
 from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room
 from cleftcli.resumable import Report, make
@@ -114,16 +114,14 @@ def make_labels(
         report=report,
         input=scan.stamp,
     )
-    changed = not still_the_same(volume, scan, inputs=outcome.inputs)
-    seen = {**scan.summary(), "changed_while_read": changed}
+    seen = what_was_read(volume, scan, None, outcome.inputs)
     if outcome.complete:
         write_attributes(outcome.volume, {"input": seen})
-    resumed = outcome.resumed
     return {
         "output": address,
         **facts,
         "blocks": len(plan),
         "complete": outcome.complete,
-        "blocks_resumed": resumed,
+        "blocks_resumed": outcome.resumed,
         "input": seen,
     }

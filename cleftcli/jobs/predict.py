@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cleftcli.geometry import zyx
-from cleftcli.inspection import still_the_same
+from cleftcli.inspection import what_was_read
 from cleftcli.prediction import predict_roi
 from cleftcli.prediction_plan import Plan, plan
 from cleftcli.prediction_settings import Settings
@@ -83,10 +83,7 @@ def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
     empty = sorted(z for z, n in constant.items() if n == rows * columns)
     positive, black = outcome.totals["positive"], outcome.totals["positive_in_black"]
     seen = {
-        **planned.scan.summary(),
-        "changed_while_read": not still_the_same(
-            planned.volume, planned.scan, planned.blocks.roi, inputs=outcome.inputs
-        ),
+        **what_was_read(planned.volume, planned.scan, planned.blocks.roi, outcome.inputs),
         "blocks_with_missing_chunks": outcome.totals["blocks_with_missing_chunks"],
         "blocks_without_contrast": outcome.totals["empty"],
         "sections_without_contrast": empty,
