@@ -1,6 +1,7 @@
 """What the tests share: small volumes, a tiny checkpoint, the command line."""
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from distributed import LocalCluster
 from typer.testing import CliRunner, Result
 
+from cleftcli.blockwise.workers import started
 from cleftcli.cli import app
 from cleftcli.model.checkpoint import Checkpoint, save
 from cleftcli.synthetic import tissue
@@ -102,9 +104,10 @@ def cleft():
 
 
 @pytest.fixture
-def scheduler():
+def scheduler(tmp_path_factory):
     """A dask cluster that somebody else started: two workers with a thread each."""
-    with LocalCluster(
+    start = partial(
+        LocalCluster,
         n_workers=2,
         threads_per_worker=1,
         processes=False,
@@ -112,5 +115,7 @@ def scheduler():
         worker_dashboard_address=":0",
         host="127.0.0.1",
         protocol="tcp",
-    ) as cluster:
+        local_directory=str(tmp_path_factory.mktemp("scratch")),
+    )
+    with started(start) as cluster:
         yield cluster

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import LocalCluster
 
 from cleftcli.blockwise import HERE, Process, Workers, run, schedule
 from cleftcli.errors import DeviceLost, IncompleteError, InputError, ResourceError, UsageError
@@ -384,6 +385,23 @@ def test_workers_that_all_leave_before_a_block_is_done_are_missed(tmp_path, sche
             Workers(scheduler=scheduler.scheduler_address),
             blocks=[PLAN[0]],
         )
+
+
+def test_workers_that_do_not_start_are_tried_twice(tmp_path, monkeypatch):
+    """A moment's failure is not the run's; one that stays is said."""
+    starts = []
+
+    def start(**options):
+        starts.append(options)
+        if len(starts) in (1, 3, 4):
+            raise AssertionError("Status.init")
+        return LocalCluster(**options)
+
+    monkeypatch.setattr("cleftcli.blockwise.workers.LocalCluster", start)
+
+    assert done(Touch(tmp_path), HERE) == ({}, EVERY)
+    with pytest.raises(ResourceError, match=r"do not start here: Status.init"):
+        done(Touch(tmp_path), HERE)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,7 +91,7 @@ def connected(workers: Workers, threads: int) -> Iterator[Client]:
 
     Raises:
         InputError: the cluster file cannot be used.
-        ResourceError: no scheduler answers, or no worker joins it.
+        ResourceError: no scheduler answers, no worker joins it, or none starts here.
     """
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.worker.profile.enabled": False})  # it looks at threads for ever
@@ -98,8 +99,11 @@ def connected(workers: Workers, threads: int) -> Iterator[Client]:
         with _joined(workers.scheduler) as client:
             yield client
         return
-    made = _queued(workers.cluster) if workers.cluster else _local(workers, threads)
-    with made as cluster, Client(cluster, set_as_default=False) as client:
+    local = partial(_local, workers, threads)
+    with (
+        _queued(workers.cluster) if workers.cluster else started(local) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         if workers.cluster:
             log.info("waiting for the first of the jobs to start")
             client.wait_for_workers(1)
@@ -124,6 +128,22 @@ def _joined(scheduler: str) -> Client:
             f"{scheduler}: no worker has joined in {SECONDS_TO_JOIN:.0f} s"
         ) from None
     return client
+
+
+def started(local: Callable[[], SpecCluster]) -> SpecCluster:
+    """Workers of this machine, tried twice: dask at times fails to start them and hides why.
+
+    Raises:
+        ResourceError: they did not start.
+    """
+    try:
+        return local()
+    except (AssertionError, OSError, RuntimeError) as error:
+        log.info("dask's workers did not start (%r); once more", error)
+    try:
+        return local()
+    except (AssertionError, OSError, RuntimeError) as error:
+        raise ResourceError(f"dask's workers do not start here: {error}") from error
 
 
 def _local(workers: Workers, threads: int) -> SpecCluster:
