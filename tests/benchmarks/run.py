@@ -8,6 +8,8 @@ and where all is there only writes the page again. Exit code 1 where a row faile
 import argparse
 import json
 import os
+import signal
+import sys
 import tempfile
 from dataclasses import asdict
 from functools import partial
@@ -87,6 +89,7 @@ def earlier(under: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     """Measure, print, write; the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the row's process ends with this one
     asked = _asked()
     under, how = conditions(quick=asked.quick), QUICK if asked.quick else FULL
     rows = described(earlier(under))
