@@ -22,7 +22,7 @@ from cleftcli.geometry import zyx
 from cleftcli.machine import cores
 from cleftcli.model import build, preset
 from cleftcli.model.checkpoint import load, read_tensors, write_tensors
-from cleftcli.model.device import autocast, choose_device, choose_precision
+from cleftcli.model.device import autocast, choose_device, choose_precision, use_cpu
 from cleftcli.model.objectives import Objective, objective
 from cleftcli.model.transformer import PATCH
 from cleftcli.replicas import Replica
@@ -98,7 +98,7 @@ def new_run(
         UsageError: no such network, objective, option, device or precision.
     """
     torch.manual_seed(config.seed)
-    torch.set_num_threads(max(cores() // replica.local_count, 1))
+    use_cpu(max(cores() // replica.local_count, 1))
     device = choose_device(replica.device(device_name))
     learned = objective(config.objective.name, config.objective.options)
     network = build(

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cleftcli.geometry import Zyx
 from cleftcli.model import build
-from cleftcli.model.device import autocast, tiles_at_once
+from cleftcli.model.device import autocast, tiles_at_once, use_cpu
 from cleftcli.model.inference import fold_batch_norms
 
 REPEATS = 3
@@ -87,7 +87,7 @@ def measure(asked: Asked, device: torch.device, *, precision: str, threads: int)
 
 
 def _measure(asked: Asked, device: torch.device, precision: str, threads: int) -> Cost:
-    torch.set_num_threads(threads)
+    use_cpu(threads)
     network: nn.Module = fold_batch_norms(asked.build()).to(
         device,
         memory_format=torch.channels_last_3d,  # type: ignore[call-overload]

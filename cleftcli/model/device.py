@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from cleftcli import heap
 from cleftcli.errors import DeviceLost, ResourceError, UsageError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -89,6 +90,16 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
         device.type, PRECISIONS["bfloat16"], enabled=precision == "bfloat16"
     )
     return context
+
+
+def use_cpu(threads: int) -> None:
+    """Let the thread that calls this compute with so many, and keep the memory of tensors.
+
+    OpenMP counts threads for each calling thread: oneDNN takes all cores in one that never said
+    how many.
+    """
+    torch.set_num_threads(threads)
+    heap.keep()
 
 
 def tiles_at_once(device: torch.device) -> int:

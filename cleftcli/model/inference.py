@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cleftcli.geometry import Roi, TileGrid, Zyx, hull
 from cleftcli.model import checkpoint
-from cleftcli.model.device import autocast, device_errors, out_of_memory
+from cleftcli.model.device import autocast, device_errors, out_of_memory, use_cpu
 from cleftcli.model.objectives import Objective
 
 log = logging.getLogger(__name__)
@@ -63,13 +63,9 @@ class Predictor:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute inside this context, one thread at a time.
-
-        OpenMP counts threads for each calling thread: oneDNN takes all cores in one that never
-        said how many.
-        """
+        """Compute inside this context, one thread at a time."""
         with self._turn, torch.inference_mode():
-            torch.set_num_threads(self.threads)
+            use_cpu(self.threads)
             yield
 
     def predict(self, tiles: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import ctypes
 import functools
 import os
 import re
@@ -19,10 +18,10 @@ from typing import Any
 
 import tensorstore as ts
 
+from cleftcli import heap
 from cleftcli.errors import InputError
 
 CACHE_BYTES = 64_000_000  # neighbouring blocks share chunks: decoding each once is 7x faster
-_M_ARENA_MAX = -8  # of glibc's mallopt
 _RETRIES = {"max_retries": 5, "initial_delay": "200ms", "max_delay": "10s"}  # about 6 s in all
 # Of tensorstore, which takes them from the environment at its first request. Without them a server
 # that takes a request and never answers is waited for for ever.
@@ -41,13 +40,8 @@ _ROLE_VARIABLES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_REL
 
 @functools.cache
 def context() -> ts.Context:
-    """The cache and the patience that all stores of this process share.
-
-    Where there is glibc, all threads allocate from one heap from now on: with one each, the
-    buffers that tensorstore's threads are done with took 270 MB here, at no gain in speed.
-    """
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_ARENA_MAX, 1)
+    """The cache and the patience that all stores of this process share."""
+    heap.keep()
     for name, value in _SILENCE.items():
         os.environ.setdefault(name, value)
     retries = {f"{kind}_request_retries": _RETRIES for kind in ("http", "s3", "gcs")}
