@@ -1,6 +1,9 @@
 """One contract over every store: whoever wrote it, it reads the same."""
 
 import math
+import subprocess
+import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from cleftcli.volumes import (
     FORMATS,
     Reading,
     Space,
+    create_volume,
     crop,
     in_memory,
     list_volumes,
@@ -332,3 +336,27 @@ def test_what_is_no_box_is_refused(box):
     volume = Volume("v", "zarr2", data.shape, data.dtype, data.shape, SPACE, InMemory(data))
     with pytest.raises(UsageError, match="z0:z1"):
         volume[box]
+
+
+def test_a_worker_that_opens_an_output_for_each_block_does_not_grow(tmp_path):
+    """A million blocks are a million openings: hundreds of bytes each would show."""
+    create_volume(
+        f"{tmp_path}/a.zarr/raw",
+        shape=(4, 4, 4),
+        dtype=np.uint8,
+        chunks=(4, 4, 4),
+        space=Space((40.0, 8.0, 8.0)),
+    )
+    grown = """
+    import itertools, psutil, statistics, sys
+    from cleftcli.volumes import open_volume
+    held = []
+    for _ in range(8):
+        for _ in range(200):
+            open_volume(sys.argv[1])
+        held.append(psutil.Process().memory_info().rss)
+    print(statistics.median(b - a for a, b in itertools.pairwise(held)) / 200)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(grown), f"{tmp_path}/a.zarr/raw"]
+    found = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert float(found.stdout) < 1000

@@ -31,6 +31,7 @@ from cleftcli.volumes.writing import writing
 
 # else a chunk of zeros is not stored, and nobody could tell it from one that was never written
 WRITE_ZEROS = {"store_data_equal_to_fill_value": True}
+_descriptions: dict[str, Any] = {}
 _STATUS = re.compile(r'^[A-Z_]+: (Error reading local file "[^"]*": )?')
 
 
@@ -210,8 +211,19 @@ def _naming(container: str, dataset: str, format: str) -> Naming:
     return Keys("/")
 
 
+def _described(stored: ts.TensorStore) -> Any:
+    """What tensorstore says of an array, asked once.
+
+    Its `to_json` (0.1.86) keeps some kB at each call, and workers open an output for each block.
+    """
+    spec = stored.spec()
+    if (name := repr(spec)) not in _descriptions:
+        _descriptions[name] = spec.to_json()
+    return _descriptions[name]
+
+
 def _codec(stored: ts.TensorStore) -> str:
-    spec = stored.spec().to_json()
+    spec = _described(stored)
     about = {**spec.get("metadata", {}), **spec.get("scale_metadata", {})}
     found = next(
         (about[k] for k in ("compressor", "compression", "codecs", "encoding") if about.get(k)),
@@ -222,7 +234,7 @@ def _codec(stored: ts.TensorStore) -> str:
 
 def _payload(stored: ts.TensorStore, format: str) -> Payload:
     """What can be known of a chunk's bytes without decoding them."""
-    about = stored.spec().to_json().get("metadata", {})
+    about = _described(stored).get("metadata", {})
     nbytes = math.prod(extent(stored.chunk_layout.write_chunk)) * stored.dtype.numpy_dtype.itemsize
     if format == "n5":
         blosc = about["compression"]["type"] == "blosc"
