@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from cleftcli.blockwise import Process, threads_here
+from cleftcli.blockwise import Process, in_one_thread, threads_here
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, Roi, TileGrid, Zyx, hull, zyx
 from cleftcli.inspection import Missing, missing_chunks, open_input
@@ -188,7 +189,8 @@ class PredictBlock(Process):
         volume = open_input(self.volume, self.reading)
         gaps = missing_chunks(volume, self.missing, write) if self.ask else 0
         shown = read_input(volume, self.black_white, grid, write)
-        found = predict_box(self.predictor(), shown.raw, grid=grid, write=write, blend=blend)
+        box = partial(predict_box, self.predictor(), grid=grid, write=write, blend=blend)
+        found = in_one_thread(partial(box, shown.raw))
         if not np.isfinite([found.min(), found.max()]).all():  # both are NaN where any is
             raise InputError(
                 f"the network gave NaN or inf in block {write}; try --precision float32"

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from cleftcli.blockwise import HERE, Process, Workers, run, schedule
+from cleftcli.blockwise import HERE, Process, Workers, in_one_thread, run, schedule
 from cleftcli.errors import DeviceLost, IncompleteError, InputError, ResourceError, UsageError
 from cleftcli.geometry import Block, BlockPlan, whole
 
@@ -385,6 +387,31 @@ def test_workers_that_all_leave_before_a_block_is_done_are_missed(tmp_path, sche
             Workers(scheduler=scheduler.scheduler_address),
             blocks=[PLAN[0]],
         )
+
+
+def test_all_threads_share_one_to_compute():
+    """Results and errors come back to who asked."""
+    with ThreadPoolExecutor(4) as pool:
+        seen = set(pool.map(lambda _: in_one_thread(threading.get_ident), range(8)))
+    assert len(seen) == 1
+    assert threading.get_ident() not in seen
+    with pytest.raises(ValueError, match="bad block"):
+        in_one_thread(bad)
+
+
+def test_the_thread_that_computes_does_not_keep_a_process():
+    """It is at something that never ends; the process ends."""
+    hangs = """
+    import threading, time
+    from cleftcli.blockwise import in_one_thread
+    begun = threading.Event()
+    def hang():
+        begun.set()
+        time.sleep(600)
+    threading.Thread(target=in_one_thread, args=(hang,), daemon=True).start()
+    begun.wait()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(hangs)], check=True, timeout=60)
 
 
 def test_workers_that_do_not_start_are_tried_twice(tmp_path, monkeypatch):

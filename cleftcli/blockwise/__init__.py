@@ -2,7 +2,7 @@
 
 from cleftcli.blockwise.ledger import Ledger, Standing, is_held, ledgers, refuse_if_held, standing
 from cleftcli.blockwise.schedule import Process, run
-from cleftcli.blockwise.workers import HERE, Workers, in_a_process, threads_here
+from cleftcli.blockwise.workers import HERE, Workers, in_a_process, in_one_thread, threads_here
 
 __all__ = [
     "HERE",
@@ -11,6 +11,7 @@ __all__ = [
     "Standing",
     "Workers",
     "in_a_process",
+    "in_one_thread",
     "is_held",
     "ledgers",
     "refuse_if_held",

@@ -5,17 +5,20 @@ dask runs whatever code reaches its ports, so local workers listen on loopback o
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import multiprocessing
 import os
 import tomllib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 import dask
@@ -24,6 +27,7 @@ from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get
 from cleftcli.errors import InputError, ResourceError, UsageError
 
 log = logging.getLogger(__name__)
+_asking = Lock()
 Result = TypeVar("Result")
 
 LOOPBACK = "127.0.0.1:0"
@@ -211,6 +215,36 @@ def _queued(path: Path) -> Any:
 def threads_here() -> int:
     """How many threads the worker that calls this was given."""
     return int(get_worker().state.nthreads)
+
+
+def in_one_thread(work: Callable[[], Result]) -> Result:
+    """What `work` returns, done by the one thread that all threads of this process share for it.
+
+    OpenMP keeps a team for each thread that ever computed. Where teams have more threads than there
+    are cores they hardly wait for each other before they sleep: a network takes a tenth longer.
+    """
+    answer: Future[Result] = Future()
+    with _asking:  # the first ones may come together
+        _to_do().put((answer, work))
+    return answer.result()
+
+
+@functools.cache
+def _to_do() -> SimpleQueue[tuple[Future[Any], Callable[[], Any]]]:
+    """Work for that thread; it does not keep the process from ending, whatever it is at."""
+    to_do: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+    Thread(target=_work_off, args=(to_do,), daemon=True).start()
+    return to_do
+
+
+def _work_off(to_do: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None:
+    while True:
+        answer, work = to_do.get()
+        try:
+            answer.set_result(work())
+        except BaseException as error:
+            answer.set_exception(error)
+        del answer, work  # they hold arrays until the next comes
 
 
 def in_a_process(work: Callable[[], Result]) -> Result:
