@@ -5,7 +5,6 @@ from cleftcli import __version__
 project = "cleft"
 extensions = ["myst_parser"]
 myst_heading_anchors = 3  # those that GitHub makes
-suppress_warnings = ["toc.not_readable"]  # a page in the index that is not there is left out
 html_theme = "furo"
 html_title = f"cleft {__version__}"
 html_show_copyright = False

@@ -146,11 +146,12 @@ def test_scaling_and_profile_have_tables_of_their_own():
     costs = found(2.0, costs=parts, says="")
     text = drawn(
         made_up("Scaling", target=None, **grown),
-        made_up("Where the time goes", target=None, unit="s", **costs),
+        made_up("Where the time goes", target=None, unit="s", why="folded", **costs),
         made_up("Scaling", failed="OSError: no"),
     )
     assert "| read | 1x, 4x | 1, 4 | 1, 1 | 100, 100 | a straight line |" in text
     assert "| read, 2 s | `aten::a` | 50% |\n|  | `aten::b` | 25% |" in text
+    assert "\nOf read: folded.\n" in text
     assert "failed: OSError: no" in text
 
 

@@ -164,10 +164,16 @@ ROWS = (
         labels_against_scipy,
         at_least(6),
         limit=600,
+        quick=False,
     ),
     Row("segment", "cc3d, whole volume in memory", instances_against_cc3d, at_least(0.66)),
     Row(
-        "evaluate", "full EDT, as the CREMI reference", scores_against_edt, at_least(15), limit=600
+        "evaluate",
+        "full EDT, as the CREMI reference",
+        scores_against_edt,
+        at_least(15),
+        limit=600,
+        why="less than runs differ by",
     ),
     Row(
         "evaluate, memory beside the libraries",

@@ -134,7 +134,8 @@ def _scaled(row: dict[str, Any]) -> list[str]:
 
 def _where(rows: list[dict[str, Any]]) -> str:
     lines = [line for row in rows for line in _costs(row)]
-    return PROFILED + _table(("what", "costs", "share"), lines)
+    done = "".join(f"\nOf {row['name']}: {row['why']}.\n" for row in rows if row["why"])
+    return PROFILED + _table(("what", "costs", "share"), lines) + done
 
 
 def _costs(row: dict[str, Any]) -> list[list[str]]:

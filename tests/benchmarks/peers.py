@@ -72,5 +72,6 @@ ROWS = (
         prediction_against_daisy,
         None,
         needs=DAISY,
+        quick=False,
     ),
 )

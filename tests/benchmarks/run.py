@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -48,11 +49,13 @@ RESULTS = Path("benchmarks.json")
 
 
 def measured(row: Row, packages: Path, **how: Any) -> dict[str, Any]:
-    """What a row `found`, or why it `failed` or was `skipped`, and when."""
+    """What a row `found`, or why it `failed` or was `skipped`; when, and how long it `took`, s."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.sync()  # what the row before wrote shall not be written while this one is timed
         work = partial(_measure, row, packages, Setting(Path(folder), **how))
-        return {"date": now()[:10], **alone(work, row.limit)}
+        start = time.monotonic()
+        answer = alone(work, row.limit)
+        return {"date": now()[:10], "took": round(time.monotonic() - start), **answer}
 
 
 def _measure(row: Row, packages: Path, at: Setting) -> dict[str, Any]:
@@ -98,7 +101,8 @@ def main() -> int:
             if asked.resume and "found" in rows.get(row.title, {}):
                 continue
             rows = described({**rows, row.title: measured(row, Path(packages), **how)})
-            print(f"{row.title:60} {said(rows[row.title])}", flush=True)  # noqa: T201
+            one = rows[row.title]
+            print(f"{one['took']:4} s  {row.title:60} {said(one)}", flush=True)  # noqa: T201
             found = {"conditions": under, "rows": rows}
             RESULTS.write_text(json.dumps(found, indent=1, default=float), encoding="utf-8")
     if asked.page and rows:

@@ -175,6 +175,6 @@ ROWS = (
         None,
         unit="",
         quick=False,
-        why="one worker keeps all cores busy; memory is that of the command without its workers",
+        why="two processes wait less than two threads of one; memory is that of the command alone",
     ),
 )

@@ -105,7 +105,14 @@ def memory_over_steps(at: Setting) -> dict[str, float]:
 
 ROWS = (
     Row("batches, augmented as in practice", "not", augmentations_against_none, None),
-    Row("share of time CleftNet lite waits for data", "", waiting_for_data, at_most(0.05), unit=""),
+    Row(
+        "share of time CleftNet lite waits for data",
+        "",
+        waiting_for_data,
+        at_most(0.05),
+        unit="",
+        quick=False,
+    ),
     Row(
         "memory after 1000 steps",
         "after 200",
