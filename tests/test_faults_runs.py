@@ -15,7 +15,7 @@ import pytest
 from dask import config as dask_config
 
 from cleftcli.blockwise import Workers
-from cleftcli.errors import ConflictError, IncompleteError, UsageError
+from cleftcli.errors import ConflictError, IncompleteError, InputError, UsageError
 from cleftcli.geometry import Roi
 from cleftcli.jobs.predict import predict
 from cleftcli.jobs.status import status
@@ -227,6 +227,24 @@ def test_a_part_takes_nothing_away_from_others(settings, tmp_path):
     assert len(list(tmp_path.glob("out.zarr.*ledger*"))) == 2
     made(settings("out.zarr"), overwrite=True)
     assert len(list(tmp_path.glob("out.zarr.*ledger*"))) == 1
+
+
+def test_an_output_that_a_network_shows_late_is_waited_for(settings, tmp_path, monkeypatch):
+    """A worker on another machine may see a second later what was made here."""
+    seen = []
+
+    def shown_late(address):
+        seen.append(time.monotonic())
+        if seen[-1] - seen[0] < 1.0:
+            raise InputError(f"{address}: no such file or folder")
+        return open_volume(address)
+
+    monkeypatch.setattr("cleftcli.stored.open_volume", shown_late)
+    chosen = settings("late.zarr")
+
+    made(chosen)
+    assert len(seen) > len(plan(chosen).blocks)
+    verify(chosen.output, deep=True, report=lambda *_: None)
 
 
 def test_a_second_run_on_the_same_output_is_told_who_is_there(settings, tmp_path):
