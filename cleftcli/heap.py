@@ -15,7 +15,7 @@ def keep() -> None:
     """From now on one heap for all threads, that keeps what they give back.
 
     Large arrays and tensors would otherwise come new from the system each time, which clears
-    their pages: a quarter of the time that a small network takes on a CPU. With a heap for each
+    their pages: up to a third of the time that a small network takes on a CPU. With a heap for each
     thread, the buffers that tensorstore's threads are done with took 270 MB, at no gain.
     """
     _mallopt(_M_ARENA_MAX, 1)

@@ -8,8 +8,8 @@ import numpy as np
 
 from cleftcli.geometry import Roi, zyx
 from cleftcli.machine import cores
-from cleftcli.volumes import create_volume, open_volume
-from tests.benchmarks.predictions import LARGE, run_nothing, stored
+from cleftcli.volumes import open_volume
+from tests.benchmarks.predictions import LARGE, empty_like, run_nothing, stored
 from tests.benchmarks.row import Row, Setting
 from tests.benchmarks.timing import pair
 
@@ -36,13 +36,7 @@ def prediction_against_daisy(at: Setting) -> dict[str, float]:
         run_nothing(raw, f"{at.folder}/ours{next(ours_made)}.zarr")
 
     def theirs() -> None:
-        made = create_volume(
-            f"{at.folder}/theirs{next(theirs_made)}.zarr/raw",
-            shape=source.shape,
-            dtype=source.dtype,
-            chunks=(16, 128, 128),
-            space=source.space,
-        )
+        made = empty_like(source, f"{at.folder}/theirs{next(theirs_made)}.zarr/raw")
         roi = daisy.Roi((0, 0, 0), BLOCK)
         task = daisy.Task(
             task_id=Path(made.address).parent.stem,

@@ -16,7 +16,7 @@ from cleftcli.model.inference import Predictor, load_predictor
 from cleftcli.model.objectives import objective
 from cleftcli.prediction_plan import plan
 from cleftcli.prediction_settings import Settings
-from cleftcli.volumes import Space, create_volume, open_volume
+from cleftcli.volumes import Space, Volume, create_volume, open_volume
 from tests.benchmarks import section
 from tests.benchmarks.alone import cost
 from tests.benchmarks.row import Row, Setting, at_least, at_most
@@ -37,6 +37,17 @@ def stored(folder: Path, shape: Zyx) -> Path:
     )
     volume.write(volume.roi, raw)
     return path
+
+
+def empty_like(source: Volume, address: str) -> Volume:
+    """A volume of a source's shape, to copy it to."""
+    return create_volume(
+        address,
+        shape=source.shape,
+        dtype=source.dtype,
+        chunks=(16, 128, 128),
+        space=source.space,
+    )
 
 
 def run(volume: str, output: str, **settings: Any) -> None:
@@ -101,13 +112,7 @@ def identity_against_copy(at: Setting) -> dict[str, float]:
 
     def theirs() -> None:
         source = open_volume(f"{path}/raw")
-        target = create_volume(
-            f"{at.folder}/c{next(counter)}.zarr/raw",
-            shape=source.shape,
-            dtype=source.dtype,
-            chunks=(16, 128, 128),
-            space=source.space,
-        )
+        target = empty_like(source, f"{at.folder}/c{next(counter)}.zarr/raw")
         # as fast as tensorstore can: all chunks at once
         target.array.view.write(source.array.view).result()
 
