@@ -61,11 +61,11 @@ def mask(ids: np.ndarray, _voxel_size: Nm, _scale: float, *, zero_is_cleft: bool
 def tanh_distance(
     ids: np.ndarray, voxel_size: Nm, scale: float, *, zero_is_cleft: bool
 ) -> np.ndarray:
-    """CleftNet's boundary label: tanh(d / scale), positive inside clefts, negative outside.
+    """CleftNet's boundary label: tanh(d / scale) inside clefts, 0 outside.
 
-    Inside, d is the distance to the nearest voxel that is not of this cleft, so that touching
-    clefts bound each other (bool and uint8 are masks: one cleft); outside, to the nearest cleft
-    voxel. float32 in [-1, 1], NaN where unknown; without any cleft -1 everywhere.
+    d is the distance to the nearest voxel that is not of this cleft, so that touching clefts bound
+    each other (bool and uint8 are masks: one cleft). float32 in [0, 1], positive in every cleft,
+    NaN where unknown.
 
     Args:
         ids: (z, y, x) cleft ids.
@@ -81,10 +81,10 @@ def tanh_distance(
     def compute(box: Box) -> np.ndarray:
         mine = _compact(ids[box], inside[box])
         distance = _distance(mine + 1, voxel_size)  # background bounds clefts as they bound it
-        return np.where(mine > 0, distance, -distance)
+        return np.where(mine > 0, distance, 0)
 
     reach = _context(voxel_size, SATURATION * scale)
-    return _ignored(_tanh_near(inside, reach, compute, scale, far=-np.inf), ids)
+    return _ignored(_tanh_near(inside, (0, 0, 0), reach, compute, scale, elsewhere=0.0), ids)
 
 
 def signed_distance(
@@ -110,7 +110,7 @@ def signed_distance(
         return np.clip(np.where(outside, -distance, distance), -most, most)
 
     reach = _context(voxel_size, most)
-    return _ignored(_tanh_near(inside, reach, compute, scale, far=-most), ids)
+    return _ignored(_tanh_near(inside, reach, reach, compute, scale, elsewhere=-most), ids)
 
 
 def _compact(ids: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -135,43 +135,44 @@ def _distance(labels: np.ndarray, voxel_size: Nm) -> np.ndarray:
 
 def _tanh_near(
     inside: np.ndarray,
+    near: Zyx,
     reach: Zyx,
     compute: Callable[[Box], np.ndarray],
     scale: float,
     *,
-    far: float,
+    elsewhere: float,
 ) -> np.ndarray:
-    """tanh(distance / scale), float32, computed near clefts only; elsewhere it is that of `far`.
+    """tanh(distance / scale), float32: computed near clefts, and that of `elsewhere` beyond.
 
     Clefts are sparse: their neighbourhoods are a small part of a volume.
     """
-    found = np.full(inside.shape, np.tanh(far / scale), np.float32)
-    for write, read in _neighbourhoods(inside, reach):
+    found = np.full(inside.shape, np.tanh(elsewhere / scale), np.float32)
+    for write, read in _neighbourhoods(inside, near, reach):
         found[_box(write)] = np.tanh(compute(_box(read))[write.within(read)] / scale)
     return found
 
 
-def _neighbourhoods(inside: np.ndarray, reach: Zyx) -> list[tuple[Roi, Roi]]:
-    """Boxes that together hold every voxel within reach of a cleft, and each grown by the reach.
+def _neighbourhoods(inside: np.ndarray, near: Zyx, reach: Zyx) -> list[tuple[Roi, Roi]]:
+    """Boxes that together hold every voxel near a cleft, and each grown by the reach.
 
     Everything at once where the grown boxes would come to more than that.
     """
     everything = whole(zyx(inside.shape))
-    boxes = [(near, near.grow(reach).intersect(everything)) for near in _near(inside, reach)]
+    boxes = [(b, b.grow(reach).intersect(everything)) for b in _near(inside, near, reach)]
     few = sum(read.size for _, read in boxes) < everything.size
     return boxes if few else [(everything, everything)]
 
 
-def _near(inside: np.ndarray, reach: Zyx) -> Iterator[Roi]:
+def _near(inside: np.ndarray, distance: Zyx, reach: Zyx) -> Iterator[Roi]:
     """Tile by tile, the smallest box of cells that are near.
 
-    A cell is near where one with clefts is within reach of it.
+    A cell is near where one with clefts is within the distance of it.
     """
     everything = whole(zyx(inside.shape))
     padded = np.pad(inside, [(0, -n % c) for n, c in zip(inside.shape, CELL, strict=True)])
     split = [n for m, c in zip(padded.shape, CELL, strict=True) for n in (m // c, c)]
     cells = padded.reshape(split).any(axis=(1, 3, 5))
-    sides = [2 * -(-r // c) + 1 for r, c in zip(reach, CELL, strict=True)]
+    sides = [2 * -(-d // c) + 1 for d, c in zip(distance, CELL, strict=True)]
     near = ndimage.maximum_filter(cells.astype(np.uint8), sides, mode="constant")
     # what a tile reads around itself must not outweigh the tile
     tiles = [max(n, 4 * r // c) for n, r, c in zip(CELLS_A_TILE, reach, CELL, strict=True)]

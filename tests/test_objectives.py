@@ -10,22 +10,31 @@ import torch
 from cleftcli.errors import UsageError
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
 from cleftcli.model.losses import (
+    Share,
     balanced_error,
     boundary_loss,
-    consistency_loss,
+    coherence_loss,
     dice_loss,
     weighted_cross_entropy,
 )
 from cleftcli.model.objectives import OBJECTIVES, check_maps, objective
 
 VOXEL_SIZE = (40.0, 8.0, 8.0)
-LN2, LN3 = math.log(2), math.log(3)
+LN3 = math.log(3)
 
 # every objective that learns from clefts as it is, and once more for every switch that it has
 OF_CLEFTS = [name for name, cls in OBJECTIVES.items() if cls.targets]
-SWITCHES = {bool: lambda value: not value, float: lambda value: value + 1}
+SWITCHED = {
+    "dice": 1.0,
+    "share_of": "batch",
+    "share_clip": 0.0,
+    "boundary": 1.5,
+    "coherence": 1.2,
+    "coherence_sets": "prediction",
+    "literal": True,
+}
 VARIANTS = [(name, {}) for name in OF_CLEFTS] + [
-    (name, {f.name: SWITCHES[type(f.default)](f.default)})
+    (name, {f.name: SWITCHED[f.name]})
     for name in OF_CLEFTS
     for f in dataclasses.fields(OBJECTIVES[name])
 ]
@@ -68,67 +77,67 @@ def total(learned, output, targets):
     return torch.stack(list(learned.loss(output, targets).values())).sum()
 
 
+# Eight voxels, of which two are cleft: beta_s of eq. 7 is 6/8, beta_b of eq. 8 as printed 2/8.
+MASK = cube(1, 1, 0, 0, 0, 0, 0, 0)
+LABEL = cube(0.5, 0.5, 0, 0, 0, 0, 0, 0)  # eq. 6: 0 outside
+B = cube(0.5, -0.5, 0.5, 0, 0, 0, 0, -0.5)  # a predicted boundary
+
+
 def test_cross_entropy_by_hand():
-    """Eq. 7 with 2 of 8 voxels positive: they weigh 0.75, the others 0.25."""
-    # p = 3/4 where the logit is ln 3, 1/4 where it is -ln 3
+    """Eq. 7: the two weigh 0.75, the six 0.25."""
+    # P(1) = 3/4 where the logit is ln 3, 1/4 where it is -ln 3
     logit = cube(LN3, -LN3, LN3, -LN3, -LN3, -LN3, -LN3, -LN3)
-    mask = cube(1, 1, 0, 0, 0, 0, 0, 0)
-    hit, miss = math.log(4 / 3), math.log(4)
-    expected = (0.75 * (hit + miss) + 0.25 * (miss + 5 * hit)) / 8
-    assert weighted_cross_entropy(logit, mask).item() == pytest.approx(expected, rel=1e-6)
+    # -ln 3/4 = 0.2876821, -ln 1/4 = 1.3862944:
+    # (0.75 (0.2876821 + 1.3862944) + 0.25 (1.3862944 + 5 * 0.2876821)) / 8
+    assert weighted_cross_entropy(logit, MASK).item() == pytest.approx(0.2452073, rel=1e-6)
 
 
-@pytest.mark.parametrize(("value", "cost"), [(0.0, math.log(4)), (1.0, math.log(4 / 3))])
-def test_no_class_weighs_more_than_nineteen_times_the_other(value, cost):
-    """With one class alone its weight is 0.05, not 0: the share is clipped."""
-    found = weighted_cross_entropy(torch.full((1, 2, 2, 2), LN3), torch.full((1, 2, 2, 2), value))
-    assert found.item() == pytest.approx(0.05 * cost, rel=1e-6)
+def test_boundary_loss_by_hand():
+    """Eq. 8: squared errors 0 and 1 inside, 0.25, 0.25 and four times 0 outside."""
+    # inside weighs the share of the others: (0.75 * 1 + 0.25 * 0.5) / 8
+    assert boundary_loss(B, LABEL).item() == pytest.approx(0.109375, rel=1e-6)
+    # as printed, its own: (0.25 * 1 + 0.75 * 0.5) / 8
+    assert boundary_loss(B, LABEL, literal=True).item() == pytest.approx(0.078125, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("literal", "expected"),
+    ("options", "expected"),
     [
-        (False, (2 * 0.75 * 0.25 + 6 * 0.25 * 1.0) / 8),
-        (True, (2 * 0.25 * 0.25 + 6 * 0.75 * 1.0) / 8),
+        # inside (the two): 0.25 ln 2 and, at b < 0, 0.25 * -ln 1e-6; outside, (1 - b) ln 4 each:
+        # 0.5, 1, 1, 1, 1 and 1.5 times. (0.1732868 + 3.4538776 + 6 * 1.3862944) / 8
+        ({}, 1.4931164),
+        # b > 0 (two): 0.25 ln 2; the others 1.5, 1, 1, 1, 1 and 1.5 times ln 4:
+        # (2 * 0.1732868 + 7 * 1.3862944) / 8
+        ({"sets": "prediction"}, 1.2563293),
+        # as printed the second term has ln 4/3: (2 * 0.1732868 + 7 * 0.2876821) / 8
+        ({"sets": "prediction", "literal": True}, 0.2950435),
     ],
 )
-def test_boundary_loss_by_hand(literal, expected):
-    """Eq. 8: inside weighs the share of the outside; printed, its own share."""
-    distance = cube(0.5, 0.5, -1, -1, -1, -1, -1, -1)
-    found = boundary_loss(torch.zeros(1, 2, 2, 2), distance, literal=literal)
+def test_coherence_loss_by_hand(options, expected):
+    """Eq. 9 at P(1) = 3/4; with |b| or b in place of 1 - b, four voxels would cost nothing."""
+    logit = torch.full((1, 2, 2, 2), LN3)
+    found = coherence_loss(logit, B, LABEL, **options)
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_distance_zero_is_outside():
-    """A label of exactly 0 counts as outside, as for the mask."""
-    distance = cube(0, 0, 0, 0, 1, 1, -1, -1)
-    found = boundary_loss(cube(1, 1, 1, 1, 1, 1, -1, -1), distance, literal=False)
-    assert found.item() == pytest.approx(4 * 0.25 / 8, rel=1e-6)
+def test_a_mask_where_the_boundary_is_zero_is_penalised():
+    """What the text asks of eq. 9: b = 0 and mask 1 cost -log P(0), and pull the mask down."""
+    logit = torch.full((1, 2, 2, 2), LN3, requires_grad=True)
+    nothing = torch.zeros(1, 2, 2, 2)
+    loss = coherence_loss(logit, nothing, nothing)
+    assert loss.item() == pytest.approx(1.3862944, rel=1e-6)  # ln 4
+    loss.backward()
+    # d/dx -log(1 - sigmoid(x)) = sigmoid(x) = 0.75, over 8 voxels
+    torch.testing.assert_close(logit.grad, torch.full((1, 2, 2, 2), 0.75 / 8))
 
 
-@pytest.mark.parametrize(
-    ("literal", "expected"),
-    [
-        # two inside, one of them called outside by edge; six outside, one of them called inside
-        (False, (0.25 * LN2 - 0.25 * math.log(1e-6) + 6 * 0.5 * 2 * LN2) / 8),
-        (True, (2 * 0.25 * LN2 + 6 * 0.5 * math.log(4 / 3)) / 8),
-    ],
-)
-def test_consistency_loss_by_hand(literal, expected):
-    """Eq. 9 at p = 3/4: the label says what is inside; printed, the prediction does."""
-    edge = cube(0.5, -0.5, 0.5, -0.5, -0.5, -0.5, -0.5, -0.5)
-    distance = cube(0.8, 0.8, -0.8, -0.8, -0.8, -0.8, -0.8, -0.8)
-    logit = torch.full((1, 2, 2, 2), LN3)
-    found = consistency_loss(logit, edge, distance, literal=literal)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_explained_consistency_penalises_clefts_in_the_background():
-    """Explained, a mask in the background costs more; printed, it costs less."""
-    distance = edge = torch.full((1, 2, 2, 2), -0.9)
+def test_printed_coherence_rewards_clefts_in_the_background():
+    """Corrected, a mask in the background costs more the surer it is; printed, less."""
+    b = torch.full((1, 2, 2, 2), -0.9)
+    none = torch.zeros(1, 2, 2, 2)
     costs = {
         literal: [
-            consistency_loss(torch.full((1, 2, 2, 2), x), edge, distance, literal=literal).item()
+            coherence_loss(torch.full((1, 2, 2, 2), x), b, none, literal=literal).item()
             for x in (-3.0, 3.0)
         ]
         for literal in (False, True)
@@ -137,21 +146,86 @@ def test_explained_consistency_penalises_clefts_in_the_background():
     assert costs[True][0] > costs[True][1]
 
 
+def test_the_literal_objective_is_the_printed_sum():
+    """L_s + 0.5 L_b + 0.2 L_c of the eight voxels, eq. 8 and 9 as printed."""
+    logit = torch.full((1, 2, 2, 2), LN3)
+    output = torch.stack([logit, B.atanh()], dim=1)
+    parts = objective("mask_and_boundary", {"literal": True}).loss(
+        output, {"mask": MASK, "tanh-distance": LABEL}
+    )
+    # eq. 7: (2 * 0.75 ln 4/3 + 6 * 0.25 ln 4) / 8
+    assert parts["mask"].item() == pytest.approx(0.3138706, rel=1e-6)
+    assert parts["boundary"].item() == pytest.approx(0.5 * 0.078125, rel=1e-5)
+    assert parts["coherence"].item() == pytest.approx(0.2 * 0.2950435, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "mask", "boundary"),
+    [
+        # without clefts beta_s is 1: as printed nothing outside counts; clipped, with 0.05
+        ({}, 0.05 * 1.3862944, 0.5 * 0.05 * 0.09),
+        ({"share_clip": 0.0}, 0.0, 0.0),
+        ({"share_clip": 0.2}, 0.2 * 1.3862944, 0.5 * 0.2 * 0.09),
+        # beta_b as printed is then 0, and all errors count in full
+        ({"literal": True}, 0.0, 0.5 * 0.09),
+    ],
+)
+def test_shares_are_clipped_unless_printed(options, mask, boundary):
+    """A patch without clefts, P(1) = 3/4 and b = 0.3: which weight its voxels have."""
+    none = torch.zeros(1, 2, 2, 2)
+    output = torch.stack([none + LN3, none + math.atanh(0.3)], dim=1)
+    parts = objective("mask_and_boundary", options).loss(
+        output, {"mask": none, "tanh-distance": none}
+    )
+    assert parts["mask"].item() == pytest.approx(mask, rel=1e-5)
+    assert parts["boundary"].item() == pytest.approx(boundary, rel=1e-5)
+
+
+def test_shares_are_those_of_each_patch():
+    """Two patches, two clefts of eight voxels in one and six in the other; or the batch: half."""
+    masks = torch.cat([MASK, 1 - MASK])
+    known = torch.ones(2, 2, 2, 2, dtype=torch.bool)
+    assert Share()(masks == 1, known).flatten().tolist() == [0.25, 0.75]
+    assert Share("batch")(masks == 1, known).flatten().tolist() == [0.5]
+    known[0, :, :, 1] = False  # one of the two, and three of the six others, are not known
+    assert Share()((masks == 1) & known, known).flatten().tolist() == [0.25, 0.75]
+
+
+def test_literal_leaves_nothing_to_choose():
+    """An option that says otherwise is a usage error that names it."""
+    for option, value in (
+        ("share_clip", 0.0),
+        ("share_of", "batch"),
+        ("coherence_sets", "prediction"),
+    ):
+        with pytest.raises(UsageError, match=f"leave out {option}$"):
+            objective("mask_and_boundary", {"literal": True, option: value})
+
+
+def test_the_printed_logarithm_is_not_bounded():
+    """As printed, log b has the b that was predicted, however small; 0 is in the other set."""
+    logit, b = torch.full((1, 2, 2, 2), -LN3), torch.zeros(1, 2, 2, 2)
+    b[0, 0, 0, 0] = 1e-30
+    found = coherence_loss(logit, b, torch.zeros_like(b), sets="prediction", literal=True)
+    # 0.75 * 69.0775528, and seven times ln 4
+    assert found.item() == pytest.approx((0.75 * 69.0775528 + 7 * 1.3862944) / 8, rel=1e-6)
+
+
 def test_parts_are_weighted_as_stated():
     """The label augmentor is L_s + 0.5 L_b + 0.2 L_c, and the factors are options."""
     output = output_of(objective("mask_and_boundary"))
     targets = targets_of(objective("mask_and_boundary"), some_ids())
-    logit, edge, distance = output[:, 0], output[:, 1].tanh(), targets["tanh-distance"]
+    logit, b, distance = output[:, 0], output[:, 1].tanh(), targets["tanh-distance"]
     parts = objective("mask_and_boundary").loss(output, targets)
-    changed = objective("mask_and_boundary", {"boundary": 2.0, "consistency": 0.0})
-    boundary = boundary_loss(edge, distance, literal=False)
-    consistency = consistency_loss(logit, edge, distance, literal=False)
-    assert list(parts) == ["mask", "boundary", "consistency"]
+    changed = objective("mask_and_boundary", {"boundary": 2.0, "coherence": 0.0, "dice": 0.5})
+    assert list(parts) == ["mask", "boundary", "coherence"]
     torch.testing.assert_close(parts["mask"], weighted_cross_entropy(logit, targets["mask"]))
-    torch.testing.assert_close(parts["boundary"], 0.5 * boundary)
-    torch.testing.assert_close(parts["consistency"], 0.2 * consistency)
-    torch.testing.assert_close(changed.loss(output, targets)["boundary"], 2 * boundary)
-    assert changed.loss(output, targets)["consistency"] == 0
+    torch.testing.assert_close(parts["boundary"], 0.5 * boundary_loss(b, distance))
+    torch.testing.assert_close(parts["coherence"], 0.2 * coherence_loss(logit, b, distance))
+    others = changed.loss(output, targets)
+    torch.testing.assert_close(others["boundary"], 2 * boundary_loss(b, distance))
+    torch.testing.assert_close(others["dice"], 0.5 * dice_loss(logit, targets["mask"]))
+    assert others["coherence"] == 0
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
@@ -200,20 +274,21 @@ def test_every_map_is_from_0_to_1(name, options, dtype):
     learned = objective(name, options)
     assert next(iter(learned.maps)) == "cleft"
     for one in learned.maps.values():
-        levels = [one.read(output_of(learned, scale=s).to(dtype)) for s in (1, 100)]
+        levels = [one(output_of(learned, scale=s).to(dtype)) for s in (1, 100)]
         assert all(p.shape == (2, 4, 8, 8) and p.dtype == torch.float32 for p in levels)
         assert all(((p >= 0) & (p <= 1)).all() for p in levels)
         certain = torch.full((1, learned.channels, 1, 1, 1), 100.0)
-        assert one.read(-certain).item() < 0.01
-        assert one.read(certain).item() > 0.99
+        assert one(-certain).item() < 0.01
+        assert one(certain).item() > 0.99
 
 
-def test_the_boundary_map_maps_back_to_the_label():
-    """0 stands for -1 and 1 for 1: what the loss compares with the label."""
-    output = output_of(objective("mask_and_boundary"))
-    boundary = objective("mask_and_boundary").maps["boundary"]
-    found = boundary.low + (boundary.high - boundary.low) * boundary.read(output)
-    torch.testing.assert_close(found, output[:, 1].tanh())
+def test_the_boundary_map_is_zero_outside():
+    """As in the label, 0 is outside: what the network puts below it is no negative distance."""
+    output = (
+        torch.tensor([-50.0, -0.1, 0.0, 0.1, 50.0]).reshape(1, 1, 1, 1, 5).expand(1, 2, 1, 1, 5)
+    )
+    found = objective("mask_and_boundary").maps["boundary"](output)
+    torch.testing.assert_close(found.flatten(), torch.tensor([0, 0, 0, 0.1, 50]).tanh())
 
 
 @pytest.mark.parametrize(
@@ -295,7 +370,7 @@ def test_distance_by_hand():
 def test_the_surface_of_a_cleft_is_probability_one_half():
     """The distance of 0 is 0.5; -1 and 1 are the ends, and what lies beyond them."""
     levels = torch.tensor([-3.0, -1, -0.5, 0, 0.5, 1, 3]).reshape(1, 1, 1, 1, 7)
-    found = objective("distance").maps["cleft"].read(levels)
+    found = objective("distance").maps["cleft"](levels)
     assert found.flatten().tolist() == [0, 0, 0.25, 0.5, 0.75, 1, 1]
 
 
@@ -335,7 +410,10 @@ def test_a_masked_autoencoder_knows_no_clefts():
     [
         ("mask_and_boundary", {"literal": "false"}),
         ("mask_and_boundary", {"boundary": -1.0}),
-        ("mask_and_boundary", {"consistency": "0.5"}),
+        ("mask_and_boundary", {"coherence": "0.5"}),
+        ("mask_and_boundary", {"coherence_sets": "labels"}),
+        ("mask", {"share_clip": 0.6}),
+        ("mask", {"share_of": "volume"}),
         ("mask", {"dice": -1}),
         ("mask", {"dice": [1]}),
         ("reconstruction", {"normalise": [1, 8]}),

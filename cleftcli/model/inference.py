@@ -105,7 +105,7 @@ class Predictor:
     def _read(self, tiles: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             output = self.network(tiles.to(memory_format=torch.channels_last_3d))
-            return torch.stack([self.objective.maps[m].read(output) for m in self.maps], dim=1)
+            return torch.stack([self.objective.maps[m](output) for m in self.maps], dim=1)
 
 
 def load_predictor(

@@ -1,31 +1,62 @@
 """Losses: what an output costs, given the truth.
 
-Means over the known voxels, in float32: a sum would tie the step size to the tile size.
+Means over the known voxels, in float32: a sum would tie the step size to the tile size. Tensors
+are (n, z, y, x), a patch each.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-CLASS_SHARE = (0.05, 0.95)  # Heinrich et al. 2018: no class weighs more than 19 times the other
+CLASS_SHARE = 0.05  # Heinrich et al. 2018: no class weighs more than 19 times the other
 SMOOTH = 1e-6  # keeps Dice defined where nothing is cleft
 LEAST_BOUNDARY = 1e-6  # whose logarithm is taken
 
 
-def weighted_cross_entropy(logit: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 7: -[b y log p + (1 - b)(1 - y) log(1 - p)], b the share of zeros; a mean.
+@dataclass(frozen=True)
+class Share:
+    """How the share of a class is taken, which decides the weights of eq. 7 and 8.
 
     Args:
-        logit: any shape.
+        of: "patch", the volume that the paper speaks of, or "batch".
+        clip: the share lies between this and 1 less this; 0 leaves it as it is, as printed.
+    """
+
+    of: Literal["patch", "batch"] = "patch"
+    clip: float = CLASS_SHARE
+
+    def __call__(self, chosen: Tensor, known: Tensor) -> Tensor:
+        """The share of the known voxels that are chosen: (n or 1, 1, 1, 1) in [0, 1].
+
+        Args:
+            chosen: bool.
+            known: bool, same shape; no voxel is chosen that is not known.
+        """
+        over = tuple(range(int(self.of == "patch"), chosen.ndim))
+        count = known.sum(over, keepdim=True).clamp(min=1)
+        return (chosen.sum(over, keepdim=True) / count).clamp(self.clip, 1 - self.clip)
+
+
+def weighted_cross_entropy(logit: Tensor, mask: Tensor, share: Share = Share()) -> Tensor:
+    """Eq. 7: -beta log P(1) inside clefts, -(1 - beta) log P(0) outside; a mean.
+
+    beta is the share of voxels outside.
+
+    Args:
+        logit: (n, z, y, x).
         mask: same shape; 0, 1, or more where unknown.
+        share: how beta is taken.
     """
     known, y = mask <= 1, (mask == 1).float()
-    count = known.sum().clamp(min=1)
-    share = ((mask == 0).sum() / count).clamp(*CLASS_SHARE)
-    weight = torch.where(y > 0, share, 1 - share) * known
-    return functional.binary_cross_entropy_with_logits(logit, y, weight, reduction="sum") / count
+    beta = share(mask == 0, known)
+    weight = torch.where(y > 0, beta, 1 - beta) * known
+    total = functional.binary_cross_entropy_with_logits(logit, y, weight, reduction="sum")
+    return total / known.sum().clamp(min=1)
 
 
 def dice_loss(logit: Tensor, mask: Tensor) -> Tensor:
@@ -46,53 +77,62 @@ def balanced_error(found: Tensor, distance: Tensor) -> Tensor:
     other.
 
     Args:
-        found: (n, ...) predicted.
-        distance: (n, ...) the label, positive inside clefts; NaN where unknown.
+        found: (n, z, y, x) predicted.
+        distance: same shape; the label, positive inside clefts; NaN where unknown.
     """
     known, y = ~distance.isnan(), distance.nan_to_num()
     inside = y > 0
-    kept = tuple(range(1, y.ndim))
-    count = known.sum(kept, keepdim=True).clamp(min=1)
-    share = (inside.sum(kept, keepdim=True) / count).clamp(*CLASS_SHARE)
+    share = Share()(inside, known)
     weight = known / (2 * torch.where(inside, share, 1 - share))
     return (weight * (found - y) ** 2).sum() / known.sum().clamp(min=1)
 
 
-def boundary_loss(boundary: Tensor, distance: Tensor, *, literal: bool) -> Tensor:
+def boundary_loss(
+    boundary: Tensor, distance: Tensor, share: Share = Share(), *, literal: bool = False
+) -> Tensor:
     """Eq. 8: weighted squared error of the boundary label; a mean.
 
     Args:
-        boundary: predicted, in (-1, 1).
-        distance: the label, in [-1, 1]; NaN where unknown.
-        literal: positives weigh their own share, as printed, instead of that of the others.
+        boundary: (n, z, y, x) predicted, in (-1, 1).
+        distance: same shape; the label, positive inside clefts and 0 outside; NaN where unknown.
+        share: how beta is taken.
+        literal: beta is the share of positive labels, as printed, instead of that of the others;
+            inside clefts the error is weighted with beta, outside with 1 - beta.
     """
     known, y = ~distance.isnan(), distance.nan_to_num()
     inside = y > 0
-    count = known.sum().clamp(min=1)
-    share = ((known & ~inside).sum() / count).clamp(*CLASS_SHARE)
-    of_inside = 1 - share if literal else share
-    weight = torch.where(inside, of_inside, 1 - of_inside) * known
-    return (weight * (boundary - y) ** 2).sum() / count
+    beta = share(inside if literal else known & ~inside, known)
+    weight = torch.where(inside, beta, 1 - beta) * known
+    return (weight * (boundary - y) ** 2).sum() / known.sum().clamp(min=1)
 
 
-def consistency_loss(logit: Tensor, boundary: Tensor, distance: Tensor, *, literal: bool) -> Tensor:
+def coherence_loss(
+    logit: Tensor,
+    boundary: Tensor,
+    distance: Tensor,
+    *,
+    sets: Literal["label", "prediction"] = "label",
+    literal: bool = False,
+) -> Tensor:
     """Eq. 9: where mask and boundary disagree; a mean.
 
-    Inside clefts -(1 - p) log boundary; outside -|boundary| log(1 - p), so that a mask is
-    penalised where the boundary says outside. The logarithm is that of 1e-6 at least: where the
-    boundary is not positive inside a cleft, the term moves the mask alone.
+    -(1 - p) log b over one set of voxels, -(1 - b) log P(0) over the other.
 
     Args:
-        logit: of the mask; p is its sigmoid.
-        boundary: predicted boundary label, in (-1, 1).
-        distance: its label, whose sign says inside or outside; NaN where unknown.
-        literal: as printed: inside is where boundary > 0, and the second term has log p.
-            Background then lowers the loss by being called cleft: see docs/papers.md.
+        logit: (n, z, y, x) of the mask; p = P(1) is its sigmoid.
+        boundary: same shape; b, predicted, in (-1, 1).
+        distance: same shape; the boundary label; NaN where unknown.
+        sets: the first holds the voxels whose label is positive, or, as printed, whose b is. Of a
+            label's set the logarithm is that of 1e-6 at least: where b is not positive inside a
+            cleft, the term moves the mask alone.
+        literal: the second term has log P(1), as printed. It then rewards what it should penalise.
     """
     known = ~distance.isnan()
-    inside = boundary > 0 if literal else distance.nan_to_num() > 0
-    log_p = functional.logsigmoid(logit if literal else -logit)
-    agree_inside = -(1 - logit.sigmoid()) * boundary.clamp(min=LEAST_BOUNDARY).log()
-    agree_outside = -boundary.abs() * log_p
-    terms = torch.where(inside, agree_inside, agree_outside) * known
+    inside = (boundary if sets == "prediction" else distance.nan_to_num()) > 0
+    log_b = torch.where(inside, boundary, 1.0)
+    if sets == "label":
+        log_b = log_b.clamp(min=LEAST_BOUNDARY)
+    first = -(1 - logit.sigmoid()) * log_b.log()
+    second = -(1 - boundary) * functional.logsigmoid(logit if literal else -logit)
+    terms = torch.where(inside, first, second) * known
     return terms.sum() / known.sum().clamp(min=1)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.model.losses import (
+    CLASS_SHARE,
+    Share,
     balanced_error,
     boundary_loss,
-    consistency_loss,
+    coherence_loss,
     dice_loss,
     weighted_cross_entropy,
 )
@@ -30,18 +33,9 @@ NO_CLEFTS = (
 )
 LEAST_VARIANCE = 1e-6  # of a patch that is normalised
 
-
-@dataclass(frozen=True)
-class Map:
-    """What an output of a network, (n, channels, z, y, x), says of each voxel.
-
-    `read` gives (n, z, y, x) float32 in [0, 1]; 0 stands for `low` and 1 for `high`, in the unit
-    that was learned.
-    """
-
-    read: Callable[[Tensor], Tensor]
-    low: float = 0.0
-    high: float = 1.0
+# what a map is read from and as: (n, channels, z, y, x) -> (n, z, y, x) float32 in [0, 1]
+Map = Callable[[Tensor], Tensor]
+Clip = Annotated[float, Field(ge=0, le=0.5)]
 
 
 def _mask(output: Tensor) -> Tensor:
@@ -50,8 +44,8 @@ def _mask(output: Tensor) -> Tensor:
 
 
 def _boundary(output: Tensor) -> Tensor:
-    """Tanh of channel 1, and -1 becomes 0."""
-    return (output[:, 1].float().tanh() + 1) / 2
+    """Tanh of channel 1, and what is below 0 becomes 0: outside is 0, as in the label."""
+    return output[:, 1].float().tanh().clamp(min=0)
 
 
 def _distance(output: Tensor) -> Tensor:
@@ -83,54 +77,85 @@ class Objective(Protocol):
 class Mask:
     """Weighted binary cross-entropy on the mask, and `dice` times the Dice loss.
 
-    Source: Liu & Ji 2021, eq. 7. Deviation: a mean; the weight is clipped to CLASS_SHARE; Dice,
-    which today's practice adds, is an option.
+    Args:
+        dice: its weight; not in the paper.
+        share_of: "patch", the volume that the paper speaks of, or "batch": what the classes'
+            weights are taken from.
+        share_clip: a class has this share at least; 0 as printed.
+
+    Source: Liu & Ji 2021, eq. 7. Deviation: a mean; shares are clipped; Dice.
     """
 
     channels: ClassVar[int] = 1
     targets: ClassVar[tuple[str, ...]] = ("mask",)
-    maps: ClassVar[Mapping[str, Map]] = {"cleft": Map(_mask)}
+    maps: ClassVar[Mapping[str, Map]] = {"cleft": _mask}
     dice: float = 0.0
+    share_of: Literal["patch", "batch"] = "patch"
+    share_clip: Clip = CLASS_SHARE
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"mask"} and, where it counts, {"dice"}: scalars, already weighted."""
         logit, mask = output[:, 0].float(), batch["mask"]
-        parts = {"mask": weighted_cross_entropy(logit, mask)}
+        parts = {"mask": weighted_cross_entropy(logit, mask, self._share)}
         return parts | ({"dice": self.dice * dice_loss(logit, mask)} if self.dice else {})
+
+    @property
+    def _share(self) -> Share:
+        return Share(self.share_of, self.share_clip)
 
 
 @dataclass(frozen=True)
-class MaskAndBoundary:
-    """CleftNet's label augmentor: L_s + `boundary` L_b + `consistency` L_c.
+class MaskAndBoundary(Mask):
+    """CleftNet's label augmentor: L_s + `boundary` L_b + `coherence` L_c.
 
     Channel 0 is the mask's logit, tanh of channel 1 the boundary label.
 
     Args:
         boundary: alpha_1, 0.5 in the paper.
-        consistency: alpha_2, 0.2 in the paper.
-        literal: eq. 8 and 9 as printed instead of as explained in the text.
+        coherence: alpha_2, 0.2 in the paper.
+        coherence_sets: the voxels of its two terms: by the "label", or by the "prediction", as
+            printed.
+        literal: eq. 7 to 9 as printed: nothing is clipped, eq. 8 has the share of positives, eq. 9
+            log P(y_s = 1) and the sets of the prediction.
 
     Source: Liu & Ji 2021, eq. 7 to 10. Deviation: see the loss functions.
+
+    Raises:
+        UsageError: `literal`, and another option says otherwise.
     """
 
     channels: ClassVar[int] = 2
     targets: ClassVar[tuple[str, ...]] = ("mask", "tanh-distance")
-    maps: ClassVar[Mapping[str, Map]] = {"cleft": Map(_mask), "boundary": Map(_boundary, -1, 1)}
+    maps: ClassVar[Mapping[str, Map]] = {"cleft": _mask, "boundary": _boundary}
     boundary: float = 0.5
-    consistency: float = 0.2
+    coherence: float = 0.2
+    coherence_sets: Literal["label", "prediction"] = "label"
     literal: bool = False
 
+    def __post_init__(self) -> None:
+        printed = {"share_of": "patch", "share_clip": CLASS_SHARE, "coherence_sets": "label"}
+        changed = [name for name, default in printed.items() if getattr(self, name) != default]
+        if self.literal and changed:
+            raise UsageError(f"literal = true decides {', '.join(printed)}; leave out {changed[0]}")
+
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{"mask", "boundary", "consistency"}: scalars, already weighted."""
-        logit, boundary = output[:, 0].float(), output[:, 1].float().tanh()
-        distance = batch["tanh-distance"]
-        of_boundary = boundary_loss(boundary, distance, literal=self.literal)
-        consistency = consistency_loss(logit, boundary, distance, literal=self.literal)
-        return {
-            "mask": weighted_cross_entropy(logit, batch["mask"]),
+        """Those of `Mask`, {"boundary"} and {"coherence"}: scalars, already weighted."""
+        logit, b, distance = (
+            output[:, 0].float(),
+            output[:, 1].float().tanh(),
+            batch["tanh-distance"],
+        )
+        of_boundary = boundary_loss(b, distance, self._share, literal=self.literal)
+        sets = "prediction" if self.literal else self.coherence_sets
+        coherence = coherence_loss(logit, b, distance, sets=sets, literal=self.literal)
+        return super().loss(output, batch) | {
             "boundary": self.boundary * of_boundary,
-            "consistency": self.consistency * consistency,
+            "coherence": self.coherence * coherence,
         }
+
+    @property
+    def _share(self) -> Share:
+        return Share("patch", 0.0) if self.literal else super()._share
 
 
 @dataclass(frozen=True)
@@ -144,7 +169,7 @@ class Distance:
 
     channels: ClassVar[int] = 1
     targets: ClassVar[tuple[str, ...]] = ("signed-distance",)
-    maps: ClassVar[Mapping[str, Map]] = {"cleft": Map(_distance)}
+    maps: ClassVar[Mapping[str, Map]] = {"cleft": _distance}
 
     def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"distance": scalar}."""

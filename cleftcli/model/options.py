@@ -1,4 +1,4 @@
-"""Options as a config states them, held against the signature that takes them."""
+"""Options as a config states them, checked by the signature that takes them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def checked(what: str, takes: Callable[..., Any], options: Mapping[str, Any]) ->
             not.
 
     Raises:
-        UsageError: one is of another kind, or a number that cannot be meant.
+        UsageError: one is of another kind, or a number out of range.
     """
-    hints = typing.get_type_hints(takes.__init__ if inspect.isclass(takes) else takes)
+    of = takes.__init__ if inspect.isclass(takes) else takes
+    hints = typing.get_type_hints(of, include_extras=True)
     wanted: dict[str, Any] = {name: (hints[name], ...) for name in options}
     model = create_model("Options", __config__=ConfigDict(strict=True), **wanted)
     try:
@@ -37,7 +38,7 @@ def checked(what: str, takes: Callable[..., Any], options: Mapping[str, Any]) ->
     values = {name: getattr(found, name) for name in options}
     for name, value in values.items():
         if any(map(_senseless, value if isinstance(value, Sequence) else [value])):
-            raise UsageError(f"{what}, option {name}: {value} cannot be meant")
+            raise UsageError(f"{what}, option {name}: {value} is out of range")
     return values
 
 
