@@ -1,12 +1,14 @@
 """CleftNet's feature augmentor against its formula, written out in float64."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch.nn import functional
 
-from cleftcli.model.feature_augmentor import FeatureAugmentor, SelfAttention
+from cleftcli.model.feature_augmentor import FeatureAugmentor
+from cleftcli.model.queries import QUERIES, correlations, learned_queries
 
 # input shape, output shape: down, same, up, each also where the depth is 1
 SHAPES = [
@@ -21,12 +23,12 @@ SHAPES = [
 ]
 
 
-KINDS = [FeatureAugmentor, SelfAttention]
+EVERY_QUERY = pytest.mark.parametrize("query", QUERIES)
 
 
-def augmentor(source, target, *, kind=FeatureAugmentor, c=5, seed=0, **options):
+def augmentor(source, target, *, c=5, seed=0, **options):
     torch.manual_seed(seed)
-    return kind(c, source, target, **options).double()
+    return FeatureAugmentor(c, source, target, **options).double()
 
 
 def features(shape, *, n=2, c=5, seed=1):
@@ -34,14 +36,23 @@ def features(shape, *, n=2, c=5, seed=1):
 
 
 def queries(fa, x):
-    """(n, queries, c_k): learned, or convolved from the input."""
-    if isinstance(fa.query, torch.nn.Parameter):
-        return fa.query.expand(len(x), -1, -1)
-    return fa.query(x).flatten(2).mT
+    """(n, queries, c_k), written out for each kind."""
+    query, (d, h, w) = fa.query, fa.output_shape
+    match type(query).__name__:
+        case "Full" | "Frozen":
+            found = query.full
+        case "Separable":
+            places = itertools.product(range(d), range(h), range(w))
+            found = torch.stack([query.z[z] + query.y[y] + query.x[x] for z, y, x in places])
+        case "Uniform":
+            found = torch.zeros(d * h * w, fa.key.out_features, dtype=x.dtype)
+        case "FromInput":
+            return query.convolution(x).flatten(2).mT
+    return found.expand(len(x), -1, -1)
 
 
 def attention(fa, source, x=None):
-    """V softmax(K^T Q), eq. 1 to 4, and the 1x1x1 convolution back."""
+    """V softmax(K^T Q), eq. 3 and 4, and the 1x1x1 convolution back."""
     k, v = (
         torch.einsum("oc,nczyx->nozyx", m.weight, source).flatten(2) + m.bias[:, None]
         for m in (fa.key, fa.value)
@@ -63,11 +74,11 @@ def residual(x, target):
 
 
 @pytest.mark.parametrize("options", [{}, {"value_channels": 2}, {"key_channels": 3, "scale": 0.3}])
-@pytest.mark.parametrize("kind", KINDS)
+@EVERY_QUERY
 @pytest.mark.parametrize(("source", "target"), SHAPES)
-def test_equals_the_formula(source, target, kind, options):
+def test_equals_the_formula(source, target, query, options):
     """The output is V softmax(K^T Q), convolved back, plus the residual; so are its gradients."""
-    fa, x = augmentor(source, target, kind=kind, **options), features(source).requires_grad_()
+    fa, x = augmentor(source, target, query=query, **options), features(source).requires_grad_()
     inputs = [x, *(p for name, p in fa.named_parameters() if name != "key.bias")]
     found, expected = fa(x), attention(fa, x) + residual(x, target)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
@@ -79,13 +90,13 @@ def test_equals_the_formula(source, target, kind, options):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EVERY_QUERY
 @pytest.mark.parametrize(("keys", "values"), [(16, 16), (16, 8), (8, 16)])
-def test_the_matrix_of_keys_and_queries_is_not_stored(kind, keys, values):
+def test_the_matrix_of_keys_and_queries_is_not_stored(query, keys, values):
     """No allocation of forward or backward comes near keys x queries."""
     torch.manual_seed(0)
-    options = {"key_channels": keys, "value_channels": values}
-    fa = kind(16, (2, 64, 64), (1, 32, 32), **options)
+    options = {"key_channels": keys, "value_channels": values, "query": query}
+    fa = FeatureAugmentor(16, (2, 64, 64), (1, 32, 32), **options)
     x = torch.randn(1, 16, 2, 64, 64, requires_grad=True)
     with torch.profiler.profile(profile_memory=True) as profile:
         fa(x).sum().backward()
@@ -96,22 +107,22 @@ def test_the_matrix_of_keys_and_queries_is_not_stored(kind, keys, values):
 @pytest.mark.parametrize(("source", "target"), SHAPES)
 def test_queries_may_come_from_the_input(source, target):
     """Self-attention has no learned query: at the same keys and values another input asks else."""
-    fa, x = augmentor(source, target, kind=SelfAttention), features(source)
-    asked = fa._queries(x)
+    fa, x = augmentor(source, target, query="input"), features(source)
+    asked = fa.query(x)
     assert asked.shape == (2, 1, math.prod(target), 5)
     assert (asked[0] - asked[1]).abs().amax(dim=-1).min() > 1e-6
-    assert not any(p.shape[0] == math.prod(target) > 5 for p in fa.parameters())
+    assert learned_queries(fa) == {}
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 9), (1, 5, 5), (5, 1, 3)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_odd_sizes(kind, shape):
+@EVERY_QUERY
+def test_odd_sizes(query, shape):
     """Nothing asks for even edges where the shape stays, or three times as many voxels are."""
-    fa, x = augmentor(shape, shape, kind=kind), features(shape)
+    fa, x = augmentor(shape, shape, query=query), features(shape)
     torch.testing.assert_close(fa(x), attention(fa, x) + x, rtol=0, atol=1e-10)
     wide = (shape[0], 3 * shape[1], 3 * shape[2])
     for a, b in ((shape, wide), (wide, shape)):
-        fa, x = augmentor(a, b, kind=kind), features(a)
+        fa, x = augmentor(a, b, query=query), features(a)
         torch.testing.assert_close(fa(x), attention(fa, x) + residual(x, b), rtol=0, atol=1e-10)
 
 
@@ -119,9 +130,9 @@ def test_logits_are_not_scaled():
     """Attention is as printed, without the usual division by the root of c_k."""
     fa, x = augmentor((1, 4, 4), (1, 4, 4)), features((1, 4, 4))
     with torch.no_grad():
-        fa.query *= 3  # sharpen, so that a factor would show
+        fa.query.full *= 3  # sharpen, so that a factor would show
         scaled = augmentor((1, 4, 4), (1, 4, 4))
-        scaled.load_state_dict({**fa.state_dict(), "query": fa.query / math.sqrt(5)})
+        scaled.load_state_dict({**fa.state_dict(), "query.full": fa.query.full / math.sqrt(5)})
         torch.testing.assert_close(fa(x), attention(fa, x) + x, rtol=0, atol=1e-10)
         assert (fa(x) - scaled(x)).abs().max() > 1e-3
 
@@ -130,8 +141,8 @@ def test_logits_are_not_scaled():
 def test_query_is_independent_of_the_input(source, target):
     """One query for each output position is learned, and the input may be permuted under it."""
     fa, x = augmentor(source, target), features(source)
-    assert isinstance(fa.query, torch.nn.Parameter)
-    assert fa.query.shape == (math.prod(target), 5)
+    assert isinstance(fa.query.full, torch.nn.Parameter)
+    assert fa.query.full.shape == (math.prod(target), 5)
     order = torch.randperm(math.prod(source), generator=torch.Generator().manual_seed(2))
     shuffled = x.flatten(2)[..., order].reshape(x.shape)
     attended = fa(x) - residual(x, target)
@@ -141,24 +152,24 @@ def test_query_is_independent_of_the_input(source, target):
 
 
 @pytest.mark.parametrize("more", [0, 1, 10**9])
-@pytest.mark.parametrize("kind", KINDS)
-def test_enough_keys_are_exact(kind, more):
+@EVERY_QUERY
+def test_enough_keys_are_exact(query, more):
     """A limit that is not exceeded changes nothing, to the bit."""
     shapes = ((2, 8, 8), (1, 4, 4))
     x = features(shapes[0])
-    exact = augmentor(*shapes, kind=kind)
-    limited = augmentor(*shapes, kind=kind, max_keys=2 * 8 * 8 + more)
+    exact = augmentor(*shapes, query=query)
+    limited = augmentor(*shapes, query=query, max_keys=2 * 8 * 8 + more)
     assert torch.equal(exact(x), limited(x))
 
 
 @pytest.mark.parametrize(
     ("max_keys", "pool"), [(127, 2), (32, 2), (31, 4), (8, 4), (7, 8), (2, 8), (1, 8)]
 )
-@pytest.mark.parametrize("kind", KINDS)
-def test_pooled_keys_attend_to_the_averaged_input(kind, max_keys, pool):
+@EVERY_QUERY
+def test_pooled_keys_attend_to_the_averaged_input(query, max_keys, pool):
     """With fewer keys, attention is that over the input averaged in plane."""
     source, target = (2, 8, 8), (1, 4, 4)
-    fa, x = augmentor(source, target, kind=kind, max_keys=max_keys), features(source)
+    fa, x = augmentor(source, target, query=query, max_keys=max_keys), features(source)
     averaged = functional.avg_pool3d(x, (1, pool, pool))
     found = attention(fa, averaged, x) + residual(x, target)
     torch.testing.assert_close(fa(x), found, rtol=0, atol=1e-10)
@@ -185,5 +196,60 @@ def test_key_and_value_channels(c, value_channels, c_k, c_v):
     """c_k and c_v are the smaller of the channels and what is asked for; the output keeps c."""
     fa = augmentor((1, 4, 4), (1, 4, 4), c=c, key_channels=3, value_channels=value_channels)
     assert fa.key is not fa.value
-    assert (fa.key.out_features, fa.value.out_features, fa.query.shape[1]) == (c_k, c_v, c_k)
+    assert (fa.key.out_features, fa.value.out_features, fa.query.full.shape[1]) == (c_k, c_v, c_k)
     assert fa(features((1, 4, 4), c=c)).shape == (2, c, 1, 4, 4)
+
+
+@pytest.mark.parametrize(("source", "target"), SHAPES)
+def test_separable_queries_are_few(source, target):
+    """One vector for each z, y and x; the queries start as large as those of `full`."""
+    d, h, w = target
+    fa = augmentor(source, target, query="separable")
+    assert {k: v.numel() for k, v in learned_queries(fa).items()} == {
+        f"query.{axis}": 5 * n for axis, n in zip("zyx", (d, h, w), strict=True)
+    }
+    wide = {
+        query: FeatureAugmentor(64, (4, 64, 64), (2, 32, 32), query=query).query
+        for query in ("full", "separable")
+    }
+    x = torch.zeros(1, 64, 4, 64, 64)
+    sizes = {query: made(x).square().sum(-1).mean().item() for query, made in wide.items()}
+    assert sizes["full"] == pytest.approx(1, rel=0.1)
+    assert sizes["separable"] == pytest.approx(1, rel=0.3)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_only_learned_queries_learn(query):
+    """A step changes `full`, and all three parts of `separable`; the controls have nothing."""
+    fa, x = augmentor((2, 4, 4), (1, 2, 2), query=query), features((2, 4, 4))
+    before = {k: v.detach().clone() for k, v in learned_queries(fa).items()}
+    control = {k: v.clone() for k, v in fa.state_dict().items() if k == "query.full"}
+    optimizer = torch.optim.SGD(fa.parameters(), 0.1)
+    fa(x).square().sum().backward()
+    optimizer.step()
+    moved = [k for k, v in learned_queries(fa).items() if not torch.equal(v, before[k])]
+    expected = {"full": ["query.full"], "separable": ["query.z", "query.y", "query.x"]}
+    assert moved == expected.get(query, [])
+    if query == "frozen":
+        assert torch.equal(fa.query.full, control["query.full"])
+
+
+def test_uniform_queries_give_the_mean_of_the_values():
+    """The control that knows no position: every output gets the same."""
+    fa, x = augmentor((2, 4, 4), (1, 2, 2), query="uniform"), features((2, 4, 4))
+    mean = fa.value(x).mean(dim=(2, 3, 4), keepdim=True)
+    expected = fa.out(mean) + residual(x, (1, 2, 2))
+    torch.testing.assert_close(fa(x), expected, rtol=0, atol=1e-10)
+
+
+def test_queries_tell_how_far_they_moved():
+    """1 where they are as at the start, whatever their scale; 0 where they are drawn anew."""
+    start = learned_queries(augmentor((2, 16, 16), (2, 16, 16)))
+    start = {k: v.detach() for k, v in start.items()}
+    other = learned_queries(augmentor((2, 16, 16), (2, 16, 16), seed=1))
+    assert correlations(start, {k: 3 * v + 1 for k, v in start.items()}) == pytest.approx(
+        {"query.full": 1}
+    )
+    assert abs(correlations(start, other)["query.full"]) < 0.1
+    half = correlations(start, {k: v + other[k].detach() for k, v in start.items()})
+    assert half["query.full"] == pytest.approx(math.sqrt(0.5), abs=0.05)

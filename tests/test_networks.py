@@ -36,16 +36,20 @@ def constructor(name):
 
 
 def variants():
-    """Every network, and once more for each other choice that one of its options names."""
+    """Every network, and once more for each other choice that one of its options has."""
     for name in available():
         yield name
         defaults = inspect.signature(constructor(name)).parameters
         for option, hint in typing.get_type_hints(constructor(name)).items():
-            for choice in (
-                typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-            ):
-                if choice != defaults[option].default:
-                    yield f"{name}, {option}={choice}"
+            choices = (True, False) if hint is bool else ()
+            choices = (
+                typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else choices
+            )
+            yield from (
+                f"{name}, {option}={choice}"
+                for choice in choices
+                if choice != defaults[option].default
+            )
 
 
 VARIANTS = list(variants())
@@ -64,7 +68,10 @@ def tiny_options(variant):
     name, *choices = variant.split(", ")
     known = inspect.signature(constructor(name)).parameters
     chosen = dict(choice.split("=") for choice in choices)
-    return {k: v for k, v in TINY.items() if k in known} | chosen
+    said = {"True": True, "False": False}
+    return {k: v for k, v in TINY.items() if k in known} | {
+        k: said.get(v, v) for k, v in chosen.items()
+    }
 
 
 def tiny(variant, *, seed=0, shape=SHAPE, out_channels=2):
@@ -149,7 +156,9 @@ def test_gradient_reaches_every_parameter(variant):
     network = tiny(variant).double()
     network(tiles(2).double()).square().mean().backward()
     largest = {n: p.grad.abs().max().item() for n, p in network.named_parameters()}
-    dead = {n: g for n, g in largest.items() if not g > 1e-12 and not n.endswith(CANCELLED)}
+    # where all queries are 0, no key has a say
+    unheard = (*CANCELLED, "key.weight") if "query=uniform" in variant else CANCELLED
+    dead = {n: g for n, g in largest.items() if not g > 1e-12 and not n.endswith(unheard)}
     assert not dead
 
 
@@ -247,7 +256,10 @@ def test_two_patches_are_learnt_by_heart(variant):
     network = tiny(variant, out_channels=learned.channels).train()
     x = tiles(2)
     blurred = torch.nn.functional.avg_pool3d(x, (1, 5, 5), 1, (0, 2, 2))[:, 0]
-    targets = {"mask": (blurred > 0.1).to(torch.uint8), "tanh-distance": (blurred * 8 - 0.8).tanh()}
+    targets = {
+        "mask": (blurred > 0.1).to(torch.uint8),
+        "tanh-distance": (blurred * 8 - 0.8).clamp(min=0).tanh(),
+    }
     targets["raw"] = x
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     losses = []
@@ -285,29 +297,48 @@ def test_what_build_states_is_no_option(name, option):
         build(name, out_channels=2, input_shape=SHAPE, options={option: 1})
 
 
+def parameters(variant):
+    """Names and shapes, of a network with one output channel."""
+    return {k: p.shape for k, p in tiny(variant, out_channels=1).named_parameters()}
+
+
+def test_cleftnet_without_both_augmentors_is_resunet():
+    """Section IV-G: the backbone, parameter for parameter, in their order, at the paper's sizes."""
+    with torch.device("meta"):
+        options = {"feature_augmentor": False}
+        cleftnet = build("cleftnet", out_channels=1, input_shape=(8, 256, 256), options=options)
+        resunet = build("resunet", out_channels=1, input_shape=(8, 256, 256))
+    found, expected = ([(k, v.shape) for k, v in n.named_parameters()] for n in (cleftnet, resunet))
+    assert found == expected
+
+
+def test_attention_unet_is_resunet_and_gates():
+    """Section IV-G: it differs from CleftNet without label augmentor in the attention alone."""
+    backbone, gated = parameters("resunet"), parameters("attention_unet")
+    gates = {k: v for k, v in gated.items() if k.startswith("skips.")}
+    assert gates
+    assert {k: v for k, v in gated.items() if k not in gates} == backbone
+
+
 def test_an_ablation_differs_in_what_it_claims():
-    """CleftNet without feature augmentors is a ResUnet; with, only these are other parameters."""
-    shapes = {v: {k: p.shape for k, p in tiny(v).named_parameters()} for v in VARIANTS}
-    full, learned_from_input, none = (
-        shapes[f"cleftnet{choice}"]
-        for choice in ("", ", feature_augmentor=self_attention", ", feature_augmentor=none")
-    )
-    assert none == shapes["resunet"]
+    """With feature augmentors only these are other parameters; queries differ in queries alone."""
+    full, none = parameters("cleftnet"), parameters("cleftnet, feature_augmentor=False")
 
     def apart(a, b):
-        changed = {k for k in a.keys() | b.keys() if a.get(k) != b.get(k)}
-        return {".".join(k.split(".")[:2]) for k in changed}, changed
+        return {k for k in a.keys() | b.keys() if a.get(k) != b.get(k)}
 
-    assert apart(full, none)[0] == {"downs.0", "downs.1", "bottom.1", "ups.0", "ups.1"}
-    queries = apart(full, learned_from_input)[1]
-    assert queries
-    assert all(k.split(".")[2] == "query" for k in queries)
+    changed = {".".join(k.split(".")[:2]) for k in apart(full, none)}
+    assert changed == {"downs.0", "downs.1", "bottom.1", "ups.0", "ups.1"}
+    for query in ("separable", "frozen", "uniform", "input"):
+        queries = apart(full, parameters(f"cleftnet, query={query}"))
+        assert queries
+        assert all(k.split(".")[2] == "query" for k in queries)
 
 
-def test_cleftnet_knows_its_augmentors():
+def test_cleftnet_knows_its_queries():
     """Another one is a usage error that lists them."""
-    with pytest.raises(UsageError, match="'learned', 'self_attention' or 'none'"):
-        build("cleftnet", out_channels=1, input_shape=SHAPE, options={"feature_augmentor": "no"})
+    with pytest.raises(UsageError, match="'full', 'separable', 'frozen', 'uniform' or 'input'"):
+        build("cleftnet", out_channels=1, input_shape=SHAPE, options={"query": "no"})
 
 
 @pytest.mark.parametrize(
@@ -338,7 +369,7 @@ def test_cleftnet_knows_its_augmentors():
     ],
 )
 def test_options_of_another_kind_are_named(name, options, told):
-    """A wrong type or a number that cannot be meant is a usage error that names the option."""
+    """A wrong type or a number out of range is a usage error that names the option."""
     small = {k: v for k, v in tiny_options(name).items() if k not in options}
     with pytest.raises(UsageError, match=re.escape(told)):
         build(name, out_channels=2, input_shape=SHAPE, options=small | options)

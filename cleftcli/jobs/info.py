@@ -56,6 +56,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "threshold": found.threshold,
         "intensities": list(found.intensities),
         "parameters": sum(w.numel() for w in weights.values()),
+        "query_correlation": found.query_correlation,
         "licence": found.training.get("licence", ""),
         "held_out": found.training.get("held_out", {}),
         "version": found.version,

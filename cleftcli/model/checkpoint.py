@@ -42,6 +42,12 @@ class Checkpoint:
     training: Mapping[str, Any] = field(default_factory=dict)  # config, data, scores, licence
     version: str = ""
 
+    @property
+    def query_correlation(self) -> list[float]:
+        """Of learned queries with their start: the least and the greatest; none where none is."""
+        found = self.training.get("query_correlation", {}).values()
+        return [round(pick(found), 4) for pick in (min, max)] if found else []
+
     def new_network(self) -> nn.Module:
         """The network with fresh weights."""
         return build(

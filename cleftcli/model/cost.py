@@ -20,6 +20,7 @@ from cleftcli.geometry import Zyx
 from cleftcli.model import build
 from cleftcli.model.device import autocast, tiles_at_once, use_cpu
 from cleftcli.model.inference import fold_batch_norms
+from cleftcli.model.queries import learned_queries
 
 REPEATS = 3
 PATIENCE_S = 10.0  # once the runs took this long together, the last of them has begun
@@ -73,11 +74,11 @@ def size(asked: Asked) -> Size:
     with torch.device("meta"):
         network = asked.build()
         tile = torch.empty(1, 1, *asked.input_shape)
-    parameters = {k: v.numel() for k, v in network.named_parameters()}
+    parameters = sum(p.numel() for p in network.parameters())
     with FlopCounterMode(display=False) as counter:
         network(tile)
-    queries = sum(n for k, n in parameters.items() if k.split(".")[-1] == "query")
-    return Size(sum(parameters.values()), queries, counter.get_total_flops() / 1e9)
+    queries = sum(p.numel() for p in learned_queries(network).values())
+    return Size(parameters, queries, counter.get_total_flops() / 1e9)
 
 
 def measure(asked: Asked, device: torch.device, *, precision: str, threads: int) -> Cost:

@@ -1,7 +1,9 @@
-"""Attention U-Net: a 3-D U-net whose skips pass through additive attention gates.
+"""Attention U-Net: a ResUnet whose skips pass through additive attention gates.
 
-Source: Oktay et al. 2018, figure 2 and eq. 1 to 3; a baseline of Liu & Ji 2021, section IV-F.
-Deviation: widths, padding and ELU as the other networks of that comparison; no deep supervision.
+Source: Oktay et al. 2018, figure 2 and eq. 1 to 3; a baseline of Liu & Ji 2021, sections IV-F and
+IV-G: it differs from CleftNet without label augmentor in the attention alone, so its blocks are
+residual. Deviation: widths, padding and ELU as the other networks of that comparison; no deep
+supervision.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch.nn import functional
 
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.model.encoder_decoder import LITE_TILE, LITE_WIDTHS, TILE, WIDTHS, EncoderDecoder
-from cleftcli.model.layers import Pointwise, deconvolution, double_conv, max_pool, upsample
+from cleftcli.model.layers import Pointwise, conv_residual, deconvolution, max_pool, upsample
 
 LITE = {"input_shape": LITE_TILE, "channels": LITE_WIDTHS}
 
@@ -35,7 +37,7 @@ class Network(EncoderDecoder):
             out_channels=out_channels,
             input_shape=input_shape,
             channels=channels,
-            block=double_conv,
+            block=conv_residual,
             down=max_pool,
             up=deconvolution,
             skip=Gate,

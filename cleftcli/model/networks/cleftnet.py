@@ -1,6 +1,6 @@
 """CleftNet: a residual 3-D U-net whose pooling, bottom and upsampling are feature augmentors.
 
-Source: Liu & Ji, IEEE TMI 2021, figure 3, sections III-C and IV-B.
+Source: Liu & Ji, IEEE TMI 2021, sections III-C and IV-B.
 Deviation: depth is halved only while it is more than 1; see docs/papers.md.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cleftcli.geometry import Zyx
 from cleftcli.model.encoder_decoder import LITE_TILE, LITE_WIDTHS, TILE, WIDTHS, EncoderDecoder
-from cleftcli.model.feature_augmentor import FeatureAugmentor, SelfAttention
+from cleftcli.model.feature_augmentor import FeatureAugmentor
 from cleftcli.model.layers import conv_residual, deconvolution, max_pool
 
 LITE = {
@@ -30,8 +30,11 @@ class Network(EncoderDecoder):
         out_channels: 2 with the label augmentor: mask logit and boundary.
         input_shape: zyx of the only tile it accepts: learned queries are tied to positions.
         channels: of the encoder blocks, and last of the bottom block.
-        feature_augmentor: "learned" queries; "self_attention" queries from the input (the paper's
-            ablation); "none": max pooling and transposed convolutions, as a ResUnet.
+        feature_augmentor: False is the ablation of tables IV and V: max pooling and transposed
+            convolutions, as a ResUnet.
+        query: "full" is the paper's, a learned vector for each position; "separable" a sum of one
+            for each z, y and x, which learns from fewer patches; "input" self-attention, as in
+            table VI; "frozen" and "uniform" are controls that learn none.
         key_channels: see FeatureAugmentor, as the following.
         value_channels: None is as many as keys have.
         max_keys: None is the paper's exact attention.
@@ -44,16 +47,18 @@ class Network(EncoderDecoder):
         out_channels: int,
         input_shape: Zyx = TILE,
         channels: Sequence[int] = WIDTHS,
-        feature_augmentor: Literal["learned", "self_attention", "none"] = "learned",
+        feature_augmentor: bool = True,
+        query: Literal["full", "separable", "frozen", "uniform", "input"] = "full",
         key_channels: int = 32,
         value_channels: int | None = None,
         max_keys: int | None = None,
         scale: float = 1.0,
     ) -> None:
         parts: dict[str, Any] = {"down": max_pool, "up": deconvolution}
-        if feature_augmentor != "none":
+        if feature_augmentor:
             augment = partial(
-                AUGMENTORS[feature_augmentor],
+                FeatureAugmentor,
+                query=query,
                 key_channels=key_channels,
                 value_channels=value_channels,
                 max_keys=max_keys,
@@ -67,6 +72,3 @@ class Network(EncoderDecoder):
             block=conv_residual,
             **parts,
         )
-
-
-AUGMENTORS = {"learned": FeatureAugmentor, "self_attention": SelfAttention}
