@@ -7,6 +7,7 @@ world unit is the voxel. What comes from beyond a patch are real voxels as far a
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from cleftcli.config import Table
 from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx, zyx
 from cleftcli.gunpowder_import import gp
-from cleftcli.sections import SIGMAS, Change, Deform, Displace
+from cleftcli.sections import SIGMAS, Change, Deform, Displace, Orient, Orientation
 
 Nm = tuple[float, float, float]
 
@@ -50,23 +51,27 @@ class Augmentation(Table):
 
 
 class Flip(Augmentation):
-    """Mirror each axis with this probability."""
+    """Mirror a patch with this probability, along one of the seven choices of axes."""
 
     moves = (RAW, CLEFTS)
 
     def _node(self, _: Nm) -> Any:
-        return gp.SimpleAugment(mirror_probs=[self.probability] * 3, transpose_only=[])
+        mirrored = list(itertools.product((0, 1), (0, 1), (0, 1)))[1:]
+        return Orient(self.probability, [(axes, (0, 1, 2)) for axes in mirrored])
 
 
 class Rotate(Augmentation):
-    """Transpose y and x with this probability: with `flip`, every quarter turn in plane."""
+    """Turn a patch in plane with this probability, by one, two or three quarters."""
 
     moves = (RAW, CLEFTS)
 
     def _node(self, _: Nm) -> Any:
-        # all axes must be listed: gunpowder 1.4.3 misreads permutations of fewer
-        turns = {(0, 2, 1): self.probability, (0, 1, 2): 1 - self.probability}
-        return gp.SimpleAugment(mirror_only=[], transpose_only=[0, 1, 2], transpose_probs=turns)
+        quarters: list[Orientation] = [
+            ((0, 1, 0), (0, 2, 1)),
+            ((0, 1, 1), (0, 1, 2)),
+            ((0, 0, 1), (0, 2, 1)),
+        ]
+        return Orient(self.probability, quarters)
 
 
 class Elastic(Augmentation):

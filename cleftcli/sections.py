@@ -1,4 +1,4 @@
-"""Gunpowder nodes that act within sections: displace, deform, change. None looks along z.
+"""Gunpowder nodes: mirror and turn a patch; displace, deform and change its sections.
 
 Each draws from a generator of its own, seeded by the request it sees: never from numpy's global
 state, which other nodes share. Gunpowder's world unit is the voxel here.
@@ -18,8 +18,30 @@ import torch.nn.functional as F
 from cleftcli.geometry import Zyx
 from cleftcli.gunpowder_import import gp
 
+Orientation = tuple[tuple[int, int, int], tuple[int, int, int]]
 Places = Callable[[np.random.Generator, int], np.ndarray]
 SIGMAS = 3  # no voxel is deformed by more standard deviations
+
+
+class Orient(gp.SimpleAugment):
+    """Mirrors axes and permutes them, with a probability, in one of several ways.
+
+    Args:
+        probability: of acting on a batch.
+        ways: alike in probability: for z, y and x whether it is mirrored, and which axis then
+            takes its place.
+    """
+
+    def __init__(self, probability: float, ways: Sequence[Orientation]) -> None:
+        super().__init__(mirror_only=[0, 1, 2], transpose_only=[0, 1, 2])
+        self.probability, self.ways = probability, ways
+
+    def skip_node(self, request: Any) -> bool:
+        """Draw whether, and how."""
+        random = np.random.default_rng(request.random_seed)
+        self.mirror_probs, axes = self.ways[int(random.integers(len(self.ways)))]
+        self.permutation_dict = {axes: 1.0}
+        return bool(random.random() >= self.probability)
 
 
 class _Move(gp.BatchFilter, ABC):

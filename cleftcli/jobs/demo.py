@@ -44,8 +44,8 @@ name = "mask_and_boundary"
 scale = 3.0
 
 [augment]
-flip = 0.5
-rotate = 0.5
+flip = 0.875
+rotate = 0.75
 grayscale = 0.2
 
 [training]
