@@ -72,9 +72,10 @@ class Training(Table):
     batch_size: int = Field(default=16, ge=1)  # over all processes
     accumulate: int = Field(default=1, ge=1)  # batches a step
     learning_rate: float = Field(default=1e-3, gt=0)
+    query_learning_rate: float | None = Field(default=None, gt=0)  # of learned queries, if another
     warmup_steps: int = Field(default=0, ge=0)
     cosine: bool = False  # let the learning rate fall to 0 along half a cosine
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)  # learned queries have none
     gradient_clip: float | None = Field(default=None, gt=0)
     average: float = Field(default=0.0, ge=0, lt=1)  # decay of the moving average of the weights
     min_cleft_voxels: int = Field(default=200, ge=0)
@@ -84,6 +85,7 @@ class Training(Table):
     save_every: int = Field(default=500, ge=1)
     keep: int = Field(default=2, ge=0)  # checkpoints of earlier saves, beside the best
     validate_every: int = Field(default=5000, ge=1)  # and at the end
+    blend: Literal["bump", "none"] = "bump"  # of validated tiles; "none" stacks them
     choose_by: Literal["cremi_score", "f1"] = "cremi_score"  # the best step and threshold
     workers: int = Field(default=1, ge=0)
 

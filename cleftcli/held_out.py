@@ -1,6 +1,6 @@
 """How good a network is where it was not trained: threshold, scores, and a picture.
 
-Held-out regions are predicted with the tiles, blending and rounding that `predict` uses.
+Held-out regions are predicted with the tiles and rounding that `predict` uses.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ class Held:
     pair: Pair
 
 
-def predicted(predictor: Predictor, sources: Sequence[Source], tile: Zyx) -> list[Held]:
-    """Predict each region, in memory."""
-    return [_predicted(predictor, source, tile) for source in sources]
+def predicted(
+    predictor: Predictor, sources: Sequence[Source], tile: Zyx, blend: str = "bump"
+) -> list[Held]:
+    """Predict each region, in memory; "none" stacks tiles without overlap, as the paper does."""
+    return [_predicted(predictor, source, tile, blend) for source in sources]
 
 
-def _predicted(predictor: Predictor, source: Source, tile: Zyx) -> Held:
+def _predicted(predictor: Predictor, source: Source, tile: Zyx, blend: str) -> Held:
     image, ids = source.volumes()
-    tiling = Tiling(tile_grid(image.shape, tile), "bump")
+    overlap = (0, 0, 0) if blend == "none" else None
+    tiling = Tiling(tile_grid(image.shape, tile, overlap), blend)
     found = predict_roi(predictor, image, intensity_range(image), tiling, source.roi)
     probability = in_memory(quantise(found[0]), like=image)
     truth = read_annotation(in_memory(ids.read(source.roi), like=ids))

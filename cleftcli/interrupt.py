@@ -30,12 +30,38 @@ def _nothing(_code: int) -> None:
 last_words: Callable[[int], object] = _nothing  # called where a process ends without unwinding
 
 
+class Asked(BaseException):
+    """Ends what `Stop.interruptible` does."""
+
+
 class Stop:
     """Whether somebody asked to stop, and by which signal."""
 
     ends_process: ClassVar[bool] = False  # true in the command's own
     signal: int | None = None
     asked: float = math.inf  # when, on the monotonic clock
+    _at_once = False
+
+    def interruptible(self, work: Callable[[], object]) -> None:
+        """Do what may be left half done: the signal ends it at once, or has come before it."""
+        try:
+            try:
+                self._at_once = True
+                if self.signal is None:
+                    work()
+            finally:
+                self._at_once = False
+        except Asked:
+            pass
+
+    def ask(self, number: int, _frame: FrameType | None) -> None:
+        """A signal handler."""
+        if self.signal is not None:
+            self.leave()
+        self.signal, self.asked = number, time.monotonic()
+        log.warning("stopping at the next safe point; once more to stop now")
+        if self._at_once:
+            raise Asked
 
     def exit(self) -> None:
         """End the program as is expected of that signal: KeyboardInterrupt (130), or 143.
@@ -90,13 +116,7 @@ def stoppable() -> Iterator[Stop]:
         yield stop
         return
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if stop.signal is not None:
-            stop.leave()
-        stop.signal, stop.asked = number, time.monotonic()
-        log.warning("stopping at the next safe point; once more to stop now")
-
-    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, stop.ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

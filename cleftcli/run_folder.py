@@ -38,15 +38,21 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Keep what is said meanwhile in log.txt, with its time; of an error also where it was."""
+        """Keep what is said meanwhile in log.txt, with its time; of an error also where it was.
+
+        To be asked to stop is no error.
+        """
         kept, logger = logging.FileHandler(self.path / "log.txt"), logging.getLogger("cleftcli")
         kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(kept)
         try:
             yield
-        except BaseException as error:
-            said = ("ended by %s", (type(error).__name__,), sys.exc_info())
-            kept.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, *said))
+        except Exception as error:
+            said = f"ended by {type(error).__name__}"
+            kept.handle(_record(logging.ERROR, said, sys.exc_info()))
+            raise
+        except BaseException:
+            kept.handle(_record(logging.WARNING, "stopped by a signal; --resume goes on"))
             raise
         finally:
             logger.removeHandler(kept)
@@ -137,6 +143,11 @@ class RunFolder:
     @property
     def _held_out(self) -> Path:
         return self.path / "held_out.jsonl"
+
+
+def _record(level: int, said: str, where: Any = None) -> logging.LogRecord:
+    """A line for log.txt alone: whoever runs the command is told otherwise."""
+    return logging.LogRecord("cleftcli", level, __file__, 0, said, (), where)
 
 
 def _rewrite(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -264,12 +264,16 @@ def _pipeline(source: Source, chosen: tuple[Augmentation, ...]) -> Any:
     return pipeline
 
 
-def loader(batches: Batches, indices: Sequence[int], workers: int) -> DataLoader[Any]:
+def made_ahead(
+    batches: Batches, indices: Sequence[int], workers: int
+) -> Generator[dict[str, torch.Tensor], None, None]:
     """The batches with these numbers, in order, made ahead by `workers` processes.
 
-    A worker that dies raises in the training loop instead of leaving it waiting.
+    To close it ends them, within the time of a batch. One that dies before raises here, instead of
+    leaving the training loop waiting.
     """
-    return DataLoader(
+    # nothing else refers to the loader's iterator: with this generator it is gone
+    yield from DataLoader(
         batches,
         batch_size=None,
         sampler=indices,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cleftcli.config import Config
+from cleftcli.config import Config, Training
 from cleftcli.errors import CleftError, InputError, UsageError
 from cleftcli.geometry import zyx
 from cleftcli.machine import cores
 from cleftcli.model import build, preset
 from cleftcli.model.checkpoint import load, read_tensors, write_tensors
-from cleftcli.model.device import autocast, choose_device, choose_precision, use_cpu
+from cleftcli.model.device import (
+    autocast,
+    choose_device,
+    choose_precision,
+    device_errors,
+    use_cpu,
+)
 from cleftcli.model.objectives import Objective, objective
+from cleftcli.model.queries import correlations, learned_queries
 from cleftcli.model.transformer import PATCH
 from cleftcli.replicas import Replica
 
 log = logging.getLogger(__name__)
 
 ALONE = Replica()
+SMALLER_BATCH = (
+    "Lower training.batch_size and raise training.accumulate, which keeps the patches of a step, "
+    "or stop what else runs on it"
+)
 LEAST_SHARE = 0.1  # of a checkpoint's weights, or it is another network's
 
 
@@ -49,11 +61,26 @@ class Run:
     objective: Objective
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]  # moving average of the weights: what the checkpoint holds
+    queries: dict[str, Tensor]  # learned queries as they were at the start
     device: torch.device
     precision: str
     replica: Replica = ALONE
     step: int = 0
     validated: int = 0  # the step of the last validation
+
+    def moved(self) -> dict[str, float]:
+        """How far learned queries are from their start: see `correlations`."""
+        return correlations(self.queries, self.average)
+
+    @contextmanager
+    def weights(self, other: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """Inside, the network has other weights and is in evaluation mode; then its own again."""
+        own = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(other)
+        try:
+            yield self.network.eval()
+        finally:
+            self.network.load_state_dict(own)
 
     @functools.cached_property
     def shared(self) -> nn.Module:
@@ -110,14 +137,34 @@ def new_run(
     if init_from is not None:
         log.info("%s", initialise(network, init_from))
     network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=config.training.learning_rate,
-        weight_decay=config.training.weight_decay,
-    )
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    precision = choose_precision(config.training.precision, device, training=True)
-    return Run(config, folder, network, learned, optimizer, average, device, precision, replica)
+    return Run(
+        config=config,
+        folder=folder,
+        network=network,
+        objective=learned,
+        optimizer=optimizer_of(network, config.training),
+        average=average,
+        queries={name: average[name].clone() for name in learned_queries(network)},
+        device=device,
+        precision=choose_precision(config.training.precision, device, training=True),
+        replica=replica,
+    )
+
+
+def optimizer_of(network: nn.Module, training: Training) -> torch.optim.AdamW:
+    """AdamW; learned queries have a group of their own, without weight decay.
+
+    `times` of a group is its learning rate in those of the run.
+    """
+    queries = learned_queries(network)
+    others = [p for name, p in network.named_parameters() if name not in queries]
+    times = (training.query_learning_rate or training.learning_rate) / training.learning_rate
+    groups = [
+        {"params": others, "weight_decay": training.weight_decay, "times": 1.0},
+        {"params": list(queries.values()), "weight_decay": 0.0, "times": times},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate)
 
 
 def initialise(network: nn.Module, path: Path) -> str:
@@ -154,14 +201,16 @@ def update(run: Run, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float
 
     Raises:
         NotFinite: the loss or a gradient is NaN or infinite; the weights are as they were.
+        ResourceError: there is no memory for a batch.
     """
     training, rate = run.config.training, learning_rate(run.config, run.step)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["times"]
     # what a network draws by lot depends on the step alone, so that a resumed run draws the same
     torch.manual_seed(_seed(run.config.seed, run.step, run.replica.rank))
     run.optimizer.zero_grad(set_to_none=True)
-    seen = [_backward(run, batch, len(batches)) for batch in batches]
+    with device_errors(run.device, f"a batch of {len(batches[0]['raw'])} patches", SMALLER_BATCH):
+        seen = [_backward(run, batch, len(batches)) for batch in batches]
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip or math.inf)
     if not torch.isfinite(norm):
         raise NotFinite(f"a gradient is not finite at step {run.step} (seed {run.config.seed})")
@@ -217,6 +266,7 @@ def save_state(run: Run) -> None:
     moments = run.optimizer.state_dict()["state"]
     tensors = {f"network/{k}": v for k, v in run.network.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in run.average.items()}
+    tensors |= {f"start/{k}": v for k, v in run.queries.items()}
     tensors |= {f"moment/{i}/{k}": v for i, m in moments.items() for k, v in m.items()}
     header = {"step": run.step, "validated": run.validated}
     write_tensors(run.folder / "state.safetensors", tensors, header)
@@ -229,6 +279,7 @@ def load_state(run: Run) -> None:
     run.network.load_state_dict(_under("network/", tensors))
     for name, value in _under("average/", tensors).items():
         run.average[name].copy_(value)
+    run.queries = _under("start/", tensors)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("moment/", tensors).items():
         index, key = name.split("/")

@@ -27,8 +27,8 @@ ENDLESS = (10**6,) * 3  # the shape of a volume that is not there: an open end m
 BASELINES = ("segnet", "vnet", "unet3d", "resunet", "attention_unet")
 DIFFERENCES = {
     "without_label_augmentor": {"objective.name": "mask"},
-    "without_feature_augmentor": {"network.options.feature_augmentor": "none"},
-    "self_attention": {"network.options.feature_augmentor": "self_attention"},
+    "without_feature_augmentor": {"network.options.feature_augmentor": False},
+    "self_attention": {"network.options.query": "input"},
     **{name: {"network.name": name, "objective.name": "mask"} for name in BASELINES},
 }
 SECTION_IV_C = {
@@ -44,6 +44,8 @@ SECTION_IV_C = {
     "training.weight_decay": 0.0,
     "training.min_cleft_voxels": 200,
     "training.reject_probability": 0.95,
+    "training.validate_every": 100,
+    "training.blend": "none",
 }
 
 
@@ -135,12 +137,21 @@ def test_its_command_is_in_the_file_and_in_the_readme(path):
     assert f"`{line[0]}`" in readme
 
 
+@pytest.mark.parametrize("name", ["cleftnet", *DIFFERENCES])
+def test_its_scores_are_those_of_the_readme(name):
+    """The file's first line repeats the CREMI-scores of its row."""
+    first = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| \[{name}\.toml\].*$", readme, re.MULTILINE)[0]
+    assert re.findall(r"\d\d\.\d\d", first) == re.findall(r"\d\d\.\d\d", row)
+
+
 def test_the_readme_links_to_files():
     """Every relative link of the folder's page is a file."""
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     links = [t for t in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in t]
     assert links
-    assert [t for t in links if not (FOLDER / t).exists()] == []
+    assert [t for t in links if not (FOLDER / t.split("#")[0]).exists()] == []
 
 
 def test_cleftnet_is_trained_as_the_paper_says():

@@ -12,7 +12,7 @@ from cleftcli.augment import AUGMENTATIONS, reach
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, whole
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
-from cleftcli.sampling import Batches, loader, open_source
+from cleftcli.sampling import Batches, made_ahead, open_source
 from cleftcli.volumes import Reading, Space, create_volume
 
 SHAPE, VOXEL_SIZE, PATCH = (12, 40, 44), (40.0, 8.0, 8.0), (4, 16, 16)
@@ -136,7 +136,7 @@ def test_workers_change_nothing(source):
     indices = [4, 0, 7, 2]
     expected = [chosen[i] for i in indices]
     for workers in (0, 1, 2):
-        found = list(loader(chosen, indices, workers))
+        found = list(made_ahead(chosen, indices, workers))
         assert len(found) == len(indices)
         assert all(equal(a, b) for a, b in zip(found, expected, strict=True))
 

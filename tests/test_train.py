@@ -1,11 +1,15 @@
 """What a training run leaves behind, keeps, reports and refuses."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -116,18 +120,36 @@ def test_test_regions_are_scored_once_with_what_was_chosen_elsewhere(cleft, tmp_
     assert (tmp_path / "run/log.jsonl").exists()
 
 
-@pytest.mark.parametrize("step", [4, 6])
-def test_a_resumed_run_is_the_run(cleft, tmp_path, config, step):
-    """Stopped at any step and continued, a run has the same lines, best, scores and weights."""
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from cleftcli.jobs import train
+
+at, step = sys.argv[3], int(sys.argv[4])
+predicted = train.predicted
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def report(now, *_):
+    if at == "step" and now == step:
+        stop()
+    if at == "validation" and now == step:
+        train.predicted = lambda *given: (predicted(*given), stop(), sys.exit("goes on"))
+
+train.train(Path(sys.argv[1]), Path(sys.argv[2]), resume=False, device="cpu", report=report)
+"""
+
+
+@pytest.mark.parametrize(("at", "step"), [("step", 4), ("step", 6), ("validation", 4)])
+def test_a_resumed_run_is_the_run(cleft, tmp_path, config, at, step):
+    """Stopped at any step or in a validation, and continued, a run has the same lines and weights.
+
+    A validation is ended at once, not awaited.
+    """
     written(config, more="average = 0.5\n")
     ok(cleft("train", config, "-o", tmp_path / "whole", "--json"))
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom cleftcli.jobs.train import train\n"
-        "def report(step, *_):\n"
-        "    step == int(sys.argv[3]) and os.kill(os.getpid(), signal.SIGTERM)\n"
-        "train(Path(sys.argv[1]), Path(sys.argv[2]), resume=False, device='cpu', report=report)\n"
-    )
-    command = [sys.executable, "-c", code, config, tmp_path / "parts", str(step)]
+    command = [sys.executable, "-c", STOPPED, config, tmp_path / "parts", at, str(step)]
     assert subprocess.run(command, check=False).returncode == 143
     ok(cleft("train", config, "-o", tmp_path / "parts", "--resume", "--json"))
     for name in ("log.jsonl", "held_out.jsonl"):
@@ -140,6 +162,153 @@ def test_a_resumed_run_is_the_run(cleft, tmp_path, config, step):
     whole, parts = (load(tmp_path / n / "checkpoint.safetensors") for n in ("whole", "parts"))
     assert whole[0] == parts[0]
     assert all(torch.equal(v, parts[1][k]) for k, v in whole[1].items())
+
+
+@pytest.mark.parametrize("whom", ["process", "group"])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_and_all_its_processes(tmp_path, volume, sent, code, whom):
+    """Ctrl-C and SIGTERM, to the command or to its whole group: seconds later nothing is left."""
+    config, run = tmp_path / "config.toml", tmp_path / "run"
+    written(config)
+    config.write_text(
+        config.read_text()
+        .replace("workers = 0", "workers = 2")
+        .replace("steps = 6", "steps = 9999")
+    )
+    command = [sys.executable, "-m", "cleftcli", "train", config, "-o", run]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: (run / "log.jsonl").exists() or process.poll() is not None)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+        (os.kill if whom == "process" else os.killpg)(process.pid, sent)
+        said = process.communicate(timeout=30)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    wait_until(lambda: not any(child.is_running() for child in children))
+    log = (run / "log.txt").read_text()
+    assert "stopped by a signal" in log
+    assert "ERROR" not in log
+    assert (run / "state.safetensors").exists()
+
+
+def fail_after(work):
+    work()
+    raise KeyError("what")
+
+
+def wait_until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("not within a minute")
+
+
+def test_no_memory_for_a_batch_says_what_to_lower(cleft, tmp_path, config):
+    """Exit code 6; the message names the two keys that change it."""
+    written(config)
+    config.write_text(config.read_text().replace("batch_size = 2", "batch_size = 3"))
+
+    def allocate(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cleftcli.training.autocast", allocate)
+        done = cleft("train", config, "-o", tmp_path / "run")
+    assert done.exit_code == 6
+    assert "no memory for a batch of 3 patches" in done.stderr
+    assert "training.batch_size" in done.stderr
+    assert "training.accumulate" in done.stderr
+
+
+def test_a_cpu_without_memory_says_so_too(tmp_path):
+    """PyTorch's allocator raises a plain RuntimeError there."""
+    from cleftcli.errors import ResourceError
+    from cleftcli.model.device import device_errors
+
+    with (
+        pytest.raises(ResourceError, match="no memory for this: can't allocate"),
+        device_errors(torch.device("cpu"), "this"),
+    ):
+        torch.empty(2**60)
+
+
+def test_an_error_in_a_validation_leaves_the_weights_as_they_were(tmp_path):
+    """The average takes their place for a validation alone."""
+    from cleftcli.config import load as load_config
+    from cleftcli.training import new_run, resolved
+
+    run = new_run(resolved(load_config(written(tmp_path / "c.toml"))), tmp_path, "cpu")
+    own = {k: v.clone() for k, v in run.network.state_dict().items()}
+    other = {k: v + 1 for k, v in own.items()}
+    seen = {}
+    with pytest.raises(KeyError, match="what"), run.weights(other) as network:
+        fail_after(lambda: seen.update((k, v.clone()) for k, v in network.state_dict().items()))
+    assert all(torch.equal(v, other[k]) for k, v in seen.items())
+    assert all(torch.equal(v, own[k]) for k, v in run.network.state_dict().items())
+
+
+CLEFTNET = """
+[network]
+name = "cleftnet"
+input_shape = [4, 16, 16]
+options = {{ channels = [4, 6, 8], query = "{query}" }}
+[objective]
+name = "mask"
+[training]
+steps = 4
+batch_size = 2
+save_every = 2
+workers = 0
+weight_decay = 0.5
+query_learning_rate = {rate}
+"""
+
+
+@pytest.mark.parametrize("query", ["full", "separable", "frozen"])
+def test_a_run_tells_how_far_queries_moved(cleft, tmp_path, volume, query):
+    """In its log at every save, and in its checkpoint; a resumed run knows the same start."""
+    config, run = tmp_path / "config.toml", tmp_path / "run"
+    text = f"[data]\n{TRAIN}\n" + CLEFTNET.format(query=query, rate=0.1)
+    config.write_text(text.replace("steps = 4", "steps = 2"))
+    ok(cleft("train", config, "-o", run, "--json"))
+    config.write_text(text)
+    (run / "config.toml").write_text(text)
+    ok(cleft("train", config, "-o", run, "--resume", "--json"))
+    moved = load(run / "checkpoint.safetensors")[0].training["query_correlation"]
+    log = (run / "log.txt").read_text()
+    if query == "frozen":
+        assert moved == {}
+        assert "queries" not in log
+        return
+    assert len(moved) == 5 * (1 if query == "full" else 3)
+    assert all(-1 <= value < 0.9999 for value in moved.values())
+    assert "step 2: queries: correlation with their start" in log
+    assert "step 4: queries: correlation with their start" in log
+
+
+def test_queries_have_a_rate_of_their_own_and_no_decay(tmp_path):
+    """Other weights decay; queries are scaled by nothing, and take the larger steps asked for."""
+    from cleftcli.config import load as load_config
+    from cleftcli.training import new_run, resolved, update
+
+    path = tmp_path / "c.toml"
+    path.write_text(f"[data]\n{TRAIN}\n" + CLEFTNET.format(query="full", rate=0.1))
+    run = new_run(resolved(load_config(path)), tmp_path, "cpu")
+    before = {k: v.clone() for k, v in run.network.named_parameters()}
+    batch = {"raw": torch.zeros(2, 1, 4, 16, 16), "mask": torch.zeros(2, 4, 16, 16)}
+    batch["raw"][:, :, :, 4:8] = 1
+    update(run, [batch])
+    steps = {k: (v - before[k]).abs().max().item() for k, v in run.network.named_parameters()}
+    queries = [v for k, v in steps.items() if ".query." in k]
+    # Adam's first step is the learning rate wherever there is a gradient
+    assert max(queries) == pytest.approx(0.1, rel=1e-3)
+    assert max(v for k, v in steps.items() if k.endswith("key.weight")) < 0.01
+    assert [group["weight_decay"] for group in run.optimizer.param_groups] == [0.5, 0.0]
 
 
 def test_a_torn_line_does_not_stop_a_run(cleft, tmp_path, config):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,23 @@ from cleftcli import __version__
 from cleftcli.config import load
 from cleftcli.geometry import zyx
 from cleftcli.held_out import Held, choose, picture, predicted, rank, score
-from cleftcli.interrupt import stoppable
+from cleftcli.interrupt import Stop, stoppable
 from cleftcli.model.checkpoint import Checkpoint, save
 from cleftcli.model.checkpoint import load as load_checkpoint
 from cleftcli.model.device import choose_precision, tiles_at_once
 from cleftcli.model.inference import Predictor
 from cleftcli.model.objectives import Reconstruction
+from cleftcli.model.queries import said
 from cleftcli.pictures import reconstruction
 from cleftcli.replicas import joined
 from cleftcli.run_folder import RunFolder
-from cleftcli.sampling import Source, loader
+from cleftcli.sampling import Source, made_ahead
 from cleftcli.training import NotFinite, Run, load_state, new_run, resolved, save_state, update
 from cleftcli.training_data import Data, batches_of, inspect, open_data, start_of
 
 log = logging.getLogger(__name__)
 Report = Callable[[int, int, dict[str, float]], None]
+Events = Callable[[int, Mapping[str, float]], None]
 SLOW_DATA = 0.05  # share of the time waited for data that is worth a word
 
 
@@ -56,6 +59,7 @@ def train(
         ConflictError: the folder holds a run and `resume` is False, or one of another config.
         InputError: data cannot be used, or there is nothing to resume.
         NotFinite: the loss became NaN; the batch that did it is in bad_batch.json.
+        ResourceError: there is no memory for a batch.
         SystemExit: 130 or 143 after a signal; the state is saved.
     """
     config, base = resolved(load(config_path)), config_path.parent
@@ -69,6 +73,40 @@ def train(
         with training.files.logged() if replica.first else nullcontext():
             training.loop()
             return training.finish(inputs) if replica.first else {}
+
+
+class _Pace:
+    """Gives the batches of each step, and tells how fast that goes and how long it is waited for.
+
+    Time counts from the first step's batches on: to start the processes that make them is no
+    waiting.
+    """
+
+    def __init__(self, feed: Iterator[dict[str, Tensor]], each: int, batch_size: int) -> None:
+        self._feed, self._each, self._patches = feed, each, each * batch_size
+        self._steps, self._waited, self._started = 0, 0.0, math.nan
+
+    def batches(self) -> list[dict[str, Tensor]]:
+        """Those of one step."""
+        before = time.monotonic()
+        found = [next(self._feed) for _ in range(self._each)]
+        now = time.monotonic()
+        if self._steps:
+            self._waited += now - before
+        else:
+            self._started = now
+        self._steps += 1
+        return found
+
+    def facts(self) -> dict[str, float]:
+        """After a step."""
+        passed = time.monotonic() - self._started
+        return {"patches_per_second": self._steps * self._patches / passed, "waited": self.waited}
+
+    @property
+    def waited(self) -> float:
+        """The share of the time, so far."""
+        return self._waited / (time.monotonic() - self._started) if self._steps else 0.0
 
 
 @dataclass
@@ -98,36 +136,37 @@ class _Training:
 
     def loop(self) -> None:
         """Step until the config's steps are done, saving and validating on the way."""
-        run, steps, each = self.run, self.config.steps, self.config.accumulate
-        started, begun, waited = time.monotonic(), run.step, 0.0
-        indices = range(run.step * each, steps * each)
+        run, each = self.run, self.config.accumulate
+        indices = range(run.step * each, self.config.steps * each)
         lines = self.files.events(run.step) if run.replica.first else nullcontext(None)
-        with stoppable() as stop, lines as events:
-            feed = iter(loader(self.batches, indices, self.config.workers))
-            while run.step < steps:
-                self._validate_if_due()
-                run.network.train()
-                before = time.monotonic()
-                batches = [next(feed) for _ in range(each)]
-                waited += time.monotonic() - before
-                if run.step == begun:  # to start the processes that make batches is no waiting
-                    started, waited = time.monotonic(), 0.0
-                facts = self._update(batches)
-                passed = time.monotonic() - started
-                patches = (run.step - begun) * each * self.config.batch_size
-                facts |= {"patches_per_second": patches / passed, "waited": waited / passed}
-                if events is not None:
-                    self.report(run.step, steps, facts)
-                    events(run.step, facts)
-                    self.files.log({"step": run.step, **facts})
-                stopping = run.replica.any(stop.signal is not None)
-                if run.step % self.config.save_every == 0 or stopping or run.step == steps:
-                    self._keep()
-                if stopping:
-                    raise SystemExit(128 + (stop.signal or signal.SIGTERM))
-        share = waited / max(time.monotonic() - started, 1e-9)
-        if share > SLOW_DATA:
-            log.warning("the network waited %.0f %% of the time for data", 100 * share)
+        made = closing(made_ahead(self.batches, indices, self.config.workers))
+        with stoppable() as stop, lines as events, made as feed:
+            pace = _Pace(feed, each, self.config.batch_size)
+            stop.interruptible(self._validate_if_due)  # of a run that was stopped before it
+            while run.step < self.config.steps and not self._asked(stop):
+                self._step(pace, events)
+                stop.interruptible(self._validate_if_due)
+            if self._asked(stop):
+                self._keep()
+                raise SystemExit(128 + (stop.signal or signal.SIGTERM))
+        if pace.waited > SLOW_DATA:
+            log.warning("the network waited %.0f %% of the time for data", 100 * pace.waited)
+
+    def _asked(self, stop: Stop) -> bool:
+        """Whether any of the processes was asked to stop."""
+        return self.run.replica.any(stop.signal is not None)
+
+    def _step(self, pace: _Pace, events: Events | None) -> None:
+        run = self.run
+        run.network.train()
+        facts = self._update(pace.batches())
+        facts |= pace.facts()
+        if events is not None:
+            self.report(run.step, self.config.steps, facts)
+            events(run.step, facts)
+            self.files.log({"step": run.step, **facts})
+        if run.step % self.config.save_every == 0 or run.step == self.config.steps:
+            self._keep()
 
     def _update(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
         try:
@@ -149,6 +188,8 @@ class _Training:
         if not self.run.replica.first:
             return
         save_state(self.run)
+        if moved := self.run.moved():
+            log.info("step %d: %s", self.run.step, said(moved.values()))
         self._save(self.files.latest(self.run.step), {})
         self.files.prune(self.config.keep)
         if not self._best():
@@ -175,9 +216,10 @@ class _Training:
         }
 
     def _validate_if_due(self) -> None:
-        """At the beginning of a step, so that a run which was stopped before it catches up."""
+        """On the way; the last step is validated when all is done."""
         run = self.run
-        due = run.step > run.validated and run.step % self.config.validate_every == 0
+        due = run.validated < run.step < self.config.steps
+        due = due and run.step % self.config.validate_every == 0
         if run.replica.first and self.data.held_out and due:
             self._validate()
 
@@ -219,13 +261,11 @@ class _Training:
     ) -> list[Held]:
         """Regions predicted by the average of the weights, or by others."""
         run = self.run
-        own = {k: v.clone() for k, v in run.network.state_dict().items()}
-        run.network.load_state_dict(weights or run.average)
         precision, tiles = choose_precision("auto", run.device), tiles_at_once(run.device)
-        predictor = Predictor(run.network.eval(), run.objective, run.device, precision, tiles)
-        held = predicted(predictor, sources, zyx(run.config.network.input_shape))
-        run.network.load_state_dict(own)
-        return held
+        tile = zyx(run.config.network.input_shape)
+        with run.weights(weights or run.average) as network:
+            predictor = Predictor(network, run.objective, run.device, precision, tiles)
+            return predicted(predictor, sources, tile, self.config.blend)
 
     def _save(self, path: Path, held_out: dict[str, Any]) -> None:
         """The average of the weights as a checkpoint, with the scores it has reached."""
@@ -245,6 +285,7 @@ class _Training:
                 "licence": config.data.licence,
                 "held_out": held_out,
                 "precision": self.run.precision,
+                "query_correlation": self.run.moved(),
             },
             version=__version__,
         )
@@ -254,10 +295,9 @@ class _Training:
     def _show_reconstruction(self, learned: Reconstruction) -> None:
         """A picture of what the network makes of a patch that it did not train on as it is."""
         run = self.run
-        run.network.load_state_dict(run.average)
         raw = self.batches[run.step * self.config.accumulate]["raw"][:1].to(run.device)
-        with torch.inference_mode():
-            guessed, hidden = run.network.eval()(raw)[0].float()
+        with run.weights(run.average) as network, torch.inference_mode():
+            guessed, hidden = network(raw)[0].float()
         restored = learned.restore(guessed[None], raw[:, 0])[0]
         levels = (t.cpu().numpy() for t in (raw[0, 0], hidden > 0, restored))
         path = self.files.path / "reconstruction.png"

@@ -14,6 +14,7 @@ import torch
 from cleftcli import heap
 from cleftcli.errors import DeviceLost, ResourceError, UsageError
 
+CPU_ALLOCATOR = "DefaultCPUAllocator"  # in the message of a RuntimeError
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -111,9 +112,17 @@ def tiles_at_once(device: torch.device) -> int:
     return 2 if device.type == "cpu" else 8
 
 
+LESS = "Stop what else runs on it, or try --precision bfloat16 or --device cpu"
+
+
 @contextmanager
-def device_errors(device: torch.device, what: str) -> Iterator[None]:
+def device_errors(device: torch.device, what: str, advice: str = LESS) -> Iterator[None]:
     """Say what a device's errors inside this context mean.
+
+    Args:
+        device: that computes.
+        what: it computes, in words.
+        advice: what to do where its memory does not suffice.
 
     Raises:
         DeviceLost: CUDA failed; this process gets no further result from the GPU.
@@ -122,18 +131,19 @@ def device_errors(device: torch.device, what: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(device, what, error) from error
+        raise out_of_memory(device, what, error, advice) from error
     except RuntimeError as error:
-        # the libraries of CUDA report through plain RuntimeErrors
+        # the libraries of CUDA, and the allocator of CPUs, report through plain RuntimeErrors
         if isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error"):
             raise DeviceLost(f"{device} was lost: {str(error).splitlines()[0]}") from error
+        if CPU_ALLOCATOR in str(error):
+            raise out_of_memory(device, what, error, advice) from error
         raise
 
 
-def out_of_memory(device: torch.device, what: str, error: torch.OutOfMemoryError) -> ResourceError:
+def out_of_memory(
+    device: torch.device, what: str, error: RuntimeError, advice: str = LESS
+) -> ResourceError:
     """What does not fit, how much was asked for, free and taken by whom, and what to do."""
-    measured = str(error).split(" Of the allocated memory")[0]
-    return ResourceError(
-        f"{device} has no memory for {what}: {measured} Stop what else runs on it, "
-        "or try --precision bfloat16 or --device cpu"
-    )
+    measured = str(error).split(" Of the allocated memory")[0].split(f"{CPU_ALLOCATOR}: ")[-1]
+    return ResourceError(f"{device} has no memory for {what}: {measured.rstrip('. ')}. {advice}")

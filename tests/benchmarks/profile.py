@@ -10,7 +10,7 @@ from torch.profiler import profile as profiled
 from cleftcli.config import load
 from cleftcli.geometry import whole
 from cleftcli.model.inference import predict_box
-from cleftcli.sampling import loader
+from cleftcli.sampling import made_ahead
 from cleftcli.training import ALONE, new_run, resolved, update
 from cleftcli.training_data import batches_of, open_data
 from tests.benchmarks.inference import SHAPE, lite
@@ -49,7 +49,7 @@ def training_step(at: Setting) -> dict[str, Any]:
     config = resolved(load(path))
     run = new_run(config, at.folder / "run", "cpu")
     batches = batches_of(config, open_data(config, at.folder).train, ALONE)
-    batch = next(iter(loader(batches, range(1), 0)))
+    batch = next(made_ahead(batches, range(1), 0))
     run.network.train()
     return costs(partial(update, run, [batch]))
 
