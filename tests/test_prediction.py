@@ -16,7 +16,7 @@ from cleftcli.errors import UsageError
 from cleftcli.geometry import BlockPlan, Roi, whole
 from cleftcli.model import build
 from cleftcli.model.inference import Predictor, bump_window
-from cleftcli.model.objectives import Map, objective
+from cleftcli.model.objectives import objective
 from cleftcli.prediction import (
     Tiling,
     map_address,
@@ -32,7 +32,7 @@ from cleftcli.volumes.volume import InMemory
 class FirstChannel:
     """An objective that takes the network's first channel for the probability."""
 
-    maps: ClassVar = {"cleft": Map(lambda output: output[:, 0].float())}
+    maps: ClassVar = {"cleft": lambda output: output[:, 0].float()}
 
 
 class Identity(nn.Module):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from cleftcli.model.device import choose_precision, tiles_at_once
 from cleftcli.model.inference import Predictor
 from cleftcli.model.objectives import Reconstruction
 from cleftcli.model.queries import said
+from cleftcli.pace import Pace
 from cleftcli.pictures import reconstruction
 from cleftcli.replicas import joined
 from cleftcli.run_folder import RunFolder
@@ -75,40 +74,6 @@ def train(
             return training.finish(inputs) if replica.first else {}
 
 
-class _Pace:
-    """Gives the batches of each step, and tells how fast that goes and how long it is waited for.
-
-    Time counts from the first step's batches on: to start the processes that make them is no
-    waiting.
-    """
-
-    def __init__(self, feed: Iterator[dict[str, Tensor]], each: int, batch_size: int) -> None:
-        self._feed, self._each, self._patches = feed, each, each * batch_size
-        self._steps, self._waited, self._started = 0, 0.0, math.nan
-
-    def batches(self) -> list[dict[str, Tensor]]:
-        """Those of one step."""
-        before = time.monotonic()
-        found = [next(self._feed) for _ in range(self._each)]
-        now = time.monotonic()
-        if self._steps:
-            self._waited += now - before
-        else:
-            self._started = now
-        self._steps += 1
-        return found
-
-    def facts(self) -> dict[str, float]:
-        """After a step."""
-        passed = time.monotonic() - self._started
-        return {"patches_per_second": self._steps * self._patches / passed, "waited": self.waited}
-
-    @property
-    def waited(self) -> float:
-        """The share of the time, so far."""
-        return self._waited / (time.monotonic() - self._started) if self._steps else 0.0
-
-
 @dataclass
 class _Training:
     """A run, its data and its files."""
@@ -141,7 +106,7 @@ class _Training:
         lines = self.files.events(run.step) if run.replica.first else nullcontext(None)
         made = closing(made_ahead(self.batches, indices, self.config.workers))
         with stoppable() as stop, lines as events, made as feed:
-            pace = _Pace(feed, each, self.config.batch_size)
+            pace = Pace(feed, each, self.config.batch_size)
             stop.interruptible(self._validate_if_due)  # of a run that was stopped before it
             while run.step < self.config.steps and not self._asked(stop):
                 self._step(pace, events)
@@ -156,7 +121,7 @@ class _Training:
         """Whether any of the processes was asked to stop."""
         return self.run.replica.any(stop.signal is not None)
 
-    def _step(self, pace: _Pace, events: Events | None) -> None:
+    def _step(self, pace: Pace, events: Events | None) -> None:
         run = self.run
         run.network.train()
         facts = self._update(pace.batches())
