@@ -1,4 +1,4 @@
-"""The paper's ablation on real data: equal steps, several seeds, one table.
+"""The paper's comparisons on real data, and controls: equal steps, several seeds, one table.
 
     CLEFT_DATA=folder python -m tests.benchmarks.ablation OUT [STEPS] [SEEDS]
 
@@ -14,21 +14,20 @@ from pathlib import Path
 
 from cleftcli.jobs.train import train
 
+LA = "mask_and_boundary"
 SYSTEMS = {
+    "SegNet": ("segnet", "", "mask"),
     "3D U-Net": ("unet3d", "", "mask"),
+    "V-Net": ("vnet", "", "mask"),
     "ResUnet": ("resunet", "", "mask"),
+    "Attention U-Net": ("attention_unet", "", "mask"),
+    "CleftNet without feature augmentors": ("cleftnet", "feature_augmentor = false", LA),
     "CleftNet without label augmentor": ("cleftnet", "", "mask"),
-    "CleftNet without feature augmentor": (
-        "cleftnet",
-        'feature_augmentor = "none"',
-        "mask_and_boundary",
-    ),
-    "CleftNet with self-attention": (
-        "cleftnet",
-        'feature_augmentor = "self_attention"',
-        "mask_and_boundary",
-    ),
-    "CleftNet": ("cleftnet", "", "mask_and_boundary"),
+    "CleftNet with self-attention": ("cleftnet", 'query = "input"', LA),
+    "CleftNet": ("cleftnet", "", LA),
+    "CleftNet, separable queries": ("cleftnet", 'query = "separable"', LA),
+    "CleftNet, frozen queries": ("cleftnet", 'query = "frozen"', LA),
+    "CleftNet, uniform queries": ("cleftnet", 'query = "uniform"', LA),
 }
 REGION = '{{ raw = "{0}/volumes/raw", clefts = "{0}/volumes/labels/clefts", roi = "{1}" }}'
 CONFIG = """
@@ -45,8 +44,8 @@ options = {{ {options} }}
 name = "{objective}"
 {scale}
 [augment]
-flip = 0.5
-rotate = 0.5
+flip = 0.875
+rotate = 0.75
 grayscale = 0.5
 elastic = {{ probability = 0.5, spacing_nm = 200, sigma_nm = 12 }}
 [training]
@@ -81,7 +80,7 @@ def scored(folder: Path, system: str, seed: int, steps: int) -> dict[str, float]
                 network=network,
                 options=options,
                 objective=objective,
-                scale="scale = 5.0" if objective == "mask_and_boundary" else "",
+                scale="scale = 5.0" if objective == LA else "",
                 steps=steps,
             )
         )

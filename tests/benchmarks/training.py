@@ -14,7 +14,7 @@ from tests.benchmarks.timing import seconds, spread
 
 SHAPE, PATCH = (40, 512, 512), (8, 128, 128)
 PATCHES = 40
-PRACTICE = {"flip": 0.5, "rotate": 0.5, "grayscale": 0.5, "elastic": 0.5, "slip": 0.05}
+PRACTICE = {"flip": 0.875, "rotate": 0.75, "grayscale": 0.5, "elastic": 0.5, "slip": 0.05}
 PRACTICE |= {"shift": 0.05, "defocus": 0.05, "noise": 0.1, "missing_section": 0.03}
 CONFIG = """
 [data]
@@ -23,8 +23,8 @@ train = [{{ raw = "volume.zarr/raw", clefts = "volume.zarr/clefts" }}]
 name = "{network}"
 {network_options}
 [augment]
-flip = 0.5
-rotate = 0.5
+flip = 0.875
+rotate = 0.75
 grayscale = 0.5
 elastic = 0.5
 [training]
