@@ -22,7 +22,7 @@ from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
 from cleftcli.gunpowder_import import gp
 from cleftcli.labels import IGNORE, IGNORE_MASK, TARGETS, cleft_mask
 from cleftcli.model.inference import grey_constant_sections
-from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, in_memory, open_volume, pad
+from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, crop, in_memory, open_volume, pad
 from cleftcli.volumes.intensity import intensity_range, unit
 
 MOST_DRAWS = 1000  # a region without clefts must not hang the run
@@ -87,26 +87,35 @@ def _pair(raw: str, clefts: str | None, reading: Reading) -> tuple[Volume, Volum
         nothing = in_memory(np.broadcast_to(np.uint8(0), image.shape), like=image)
         return image, replace(nothing, chunks=image.chunks), image.roi
     ids = open_volume(clefts, prefer=("volumes/labels/clefts", "mask"))
-    if image.shape == ids.shape:
-        return image, ids, image.roi
     at = _place_of(image, ids)
+    annotated = Roi(at, ids.shape).intersect(image.roi)
+    if annotated == image.roi == Roi(at, ids.shape):
+        return image, ids, image.roi
+    about = f"{image.address} has shape {image.shape}, {ids.address} {ids.shape}"
+    if not annotated.size:
+        raise InputError(f"{about}, and by their offsets they have no voxel in common")
+    if ids.dtype not in (np.uint64, np.uint8):
+        raise InputError(f"{about}: ids of a part of raw are uint64, or a uint8 mask")
     unknown = IGNORE if ids.dtype == np.uint64 else IGNORE_MASK
-    return image, pad(ids, image.shape, at, unknown), Roi(at, ids.shape)
+    part = crop(ids, annotated.shift(zyx([-n for n in at])))
+    return image, pad(part, image.shape, annotated.offset, unknown), annotated
 
 
 def _place_of(image: Volume, ids: Volume) -> Zyx:
-    """The first voxel of ids that annotate a part of raw, by their offsets in nm.
+    """The first voxel of ids in raw, by their offsets in nm.
 
     Raises:
-        InputError: their offsets do not say, or ids of this dtype cannot be unknown elsewhere.
+        InputError: their offsets do not say.
     """
-    about = f"{image.address} has shape {image.shape}, {ids.address} {ids.shape}"
-    if ids.dtype not in (np.uint64, np.uint8):
-        raise InputError(f"{about}: ids of a part of raw are uint64, or a uint8 mask")
-    apart = zip(ids.space.offset, image.space.offset, image.voxel_size, strict=True)
+    size = image.space.voxel_size or ids.voxel_size
+    apart = zip(ids.space.offset, image.space.offset, size, strict=True)
     at = [(a - b) / v for a, b, v in apart]
-    if not any(at) or any(abs(n - round(n)) > 1e-3 for n in at):
-        raise InputError(f"{about}, and their offsets do not say where the one lies in the other")
+    unsaid = image.shape != ids.shape and not any(at)
+    if unsaid or any(abs(n - round(n)) > 1e-3 for n in at):
+        raise InputError(
+            f"{image.address} has shape {image.shape}, {ids.address} {ids.shape}, and their "
+            "offsets do not say where the one lies in the other"
+        )
     return zyx([round(n) for n in at])
 
 

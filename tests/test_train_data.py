@@ -7,7 +7,7 @@ from PIL import Image
 
 from cleftcli.errors import InputError
 from cleftcli.geometry import Roi
-from cleftcli.labels import BACKGROUND, cleft_mask, ignore_mask
+from cleftcli.labels import BACKGROUND, IGNORE, cleft_mask, ignore_mask
 from cleftcli.sampling import open_source
 from cleftcli.volumes import Space, create_volume
 from tests.conftest import VOXEL_SIZE, store
@@ -171,12 +171,28 @@ def test_ids_of_a_part_lie_where_their_offset_says(tmp_path, volume, grown, kind
         np.testing.assert_array_equal(found.read(roi), everything[box])
 
 
+@pytest.mark.parametrize("offset", [(0, 0, 0), (2, 0, 0), (-3, 5, 0), (0, -7, 9)])
+def test_offsets_pair_ids_with_raw_whatever_the_shapes(tmp_path, volume, grown, offset):
+    """Ids as large as raw that lie elsewhere annotate what they share with it, voxel for voxel."""
+    part_of(tmp_path / "same.zarr", grown.clefts, offset)
+    source = open_source(f"{volume}/volumes/raw", f"{tmp_path}/same.zarr/clefts", None, (4, 16, 16))
+    ids = source.volumes()[1]
+    found = ids.read(ids.roi)
+    expected = np.full(grown.clefts.shape, IGNORE, np.uint64)
+    for at in np.ndindex(grown.clefts.shape):
+        there = tuple(a + o for a, o in zip(at, offset, strict=True))
+        if all(0 <= n < m for n, m in zip(there, expected.shape, strict=True)):
+            expected[there] = grown.clefts[at]
+    np.testing.assert_array_equal(found, expected)
+    assert source.roi.size == (expected != IGNORE).sum()
+
+
 @pytest.mark.parametrize(
     ("offset", "dtype", "message"),
     [
         ((0, 0, 0), np.uint64, "offsets do not say"),
         ((0.5, 0, 0), np.uint64, "offsets do not say"),
-        ((6, 0, 0), np.uint64, "leaves"),
+        ((20, 0, 0), np.uint64, "no voxel in common"),
         ((1, 1, 1), np.uint16, "uint64, or a uint8 mask"),
     ],
 )
