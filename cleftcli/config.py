@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cleftcli.errors import InputError, UsageError
+from cleftcli.toml_file import read_toml
 
 Edge = Annotated[float, Field(gt=0)]
 
@@ -110,12 +110,12 @@ def load(path: Path) -> Config:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such config")
+    table = read_toml(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
         # as JSON, strict types still let an array be a tuple
         return Config.model_validate_json(json.dumps(table))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
+    except TypeError as error:  # dates, which no key takes
+        raise UsageError(f"{path}: {error}") from error
     except ValidationError as error:
         raise UsageError("\n".join(f"{path}: {_say(e)}" for e in error.errors())) from error
 

@@ -211,7 +211,7 @@ def test_what_is_not_toml_is_refused(tmp_path, content):
     """A file that is no TOML is a usage error that says so."""
     path = tmp_path / "run.toml"
     path.write_bytes(content)
-    assert "not TOML" in refusal(path)
+    assert re.search("not TOML|not UTF-8", refusal(path))
 
 
 def test_names_are_checked_elsewhere(written):
@@ -224,3 +224,25 @@ def test_a_config_is_plain_data(written):
     config = load(written(MINIMAL))
     stored = json.loads(json.dumps(config.model_dump(by_alias=True)))
     assert Config.model_validate_json(json.dumps(stored)) == config
+
+
+def test_files_of_windows_editors_are_read(cleft, tmp_path):
+    """A byte order mark and CRLF change nothing; UTF-16 is refused with what to do."""
+    text = '[data]\ntrain = [{ raw = "a.zarr" }]\n'
+    plain = tmp_path / "plain.toml"
+    plain.write_text(text)
+    for name, data in (
+        ("bom", b"\xef\xbb\xbf" + text.encode()),
+        ("crlf", text.replace("\n", "\r\n").encode()),
+    ):
+        path = tmp_path / f"{name}.toml"
+        path.write_bytes(data)
+        assert load(path) == load(plain)
+    utf16 = tmp_path / "utf16.toml"
+    utf16.write_text(text, encoding="utf-16")
+    assert "not UTF-8" in refusal(utf16)
+    settings = tmp_path / "lab.toml"
+    settings.write_bytes(b"\xef\xbb\xbfno-color = true\r\n[networks]\r\n")
+    assert cleft("config", "show", "--config", settings).exit_code == 0
+    settings.write_text("no-color = true", encoding="utf-16")
+    assert cleft("config", "show", "--config", settings).exit_code == 2

@@ -458,13 +458,27 @@ def test_jobs_of_a_queue_do_the_blocks(tmp_path):
     "text", ["", "jobs = 2", 'queue = "fast"\njobs = 2', "queue = ", 'queue="slurm"\njobs=1\nx=1']
 )
 def test_a_cluster_file_that_says_too_little_is_refused(tmp_path, text):
-    """3, and what it takes."""
+    """3, and what it takes; 2 where it is not even TOML."""
     pytest.importorskip("dask_jobqueue")
     file = tmp_path / "cluster.toml"
     file.write_text(text)
 
-    with pytest.raises(InputError, match=r"cluster\.toml"):
+    with pytest.raises((InputError, UsageError), match=r"cluster\.toml"):
         done(Touch(tmp_path), Workers(cluster=file))
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"type": "Sched', "not json", "[]", "{}", '{"address": null}', "\udc80"]
+)
+def test_a_scheduler_file_that_is_none_is_refused_at_once(tmp_path, text):
+    """3: empty, torn or of something else; dask would look at it for two minutes."""
+    file = tmp_path / "scheduler.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    begun = time.monotonic()
+
+    with pytest.raises(InputError, match=r"scheduler\.json: "):
+        done(Touch(tmp_path), Workers(scheduler=str(file)))
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("part", [(0, 2), (3, 2), (1, 0)])

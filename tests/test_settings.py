@@ -88,7 +88,7 @@ def test_options_of_cleft_stand_above_the_tables(cleft, own, volume):
         ("version = true", "version: unknown key"),
         ("[config]\nshow = 1", "[config] is no command"),
         ("[predict", "not TOML"),
-        ("\udc80", "not TOML"),
+        ("\udc80", "not UTF-8"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_meant_is_a_usage_error(cleft, tmp_path, volume, text, said):

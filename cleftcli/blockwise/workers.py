@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import logging
 import multiprocessing
 import os
-import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ import dask
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get_worker
 
 from cleftcli.errors import InputError, ResourceError, UsageError
+from cleftcli.toml_file import read_toml
 
 log = logging.getLogger(__name__)
 _asking = Lock()
@@ -116,12 +117,11 @@ def connected(workers: Workers, threads: int) -> Iterator[Client]:
 
 def _joined(scheduler: str) -> Client:
     """A client of a scheduler that runs already."""
-    is_file = Path(scheduler).exists()
-    if not is_file and "://" not in scheduler:
+    address = _address_in(Path(scheduler)) if Path(scheduler).exists() else scheduler
+    if "://" not in address:
         raise InputError(f"{scheduler}: neither a scheduler file nor an address tcp://HOST:PORT")
-    where: dict[str, Any] = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
     try:
-        client = Client(**where, timeout=SECONDS_TO_JOIN, set_as_default=False)
+        client = Client(address, timeout=SECONDS_TO_JOIN, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ResourceError(f"{scheduler}: no scheduler answers: {error}") from error
     try:
@@ -132,6 +132,17 @@ def _joined(scheduler: str) -> Client:
             f"{scheduler}: no worker has joined in {SECONDS_TO_JOIN:.0f} s"
         ) from None
     return client
+
+
+def _address_in(file: Path) -> str:
+    """The address in a scheduler file; dask would wait for minutes on one that has none."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{file}: no scheduler file of dask, which has an address in JSON: "
+            "start the scheduler anew, it writes one"
+        ) from error
 
 
 def started(local: Callable[[], SpecCluster]) -> SpecCluster:
@@ -187,13 +198,11 @@ def _local(workers: Workers, threads: int) -> SpecCluster:
 
 def _queued(path: Path) -> Any:
     """A cluster of batch jobs, as a TOML file describes it for dask-jobqueue."""
+    table = read_toml(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
         queue, jobs = table.pop("queue"), table.pop("jobs")
         name = QUEUES[queue]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
         raise InputError(
             f"{path}: {error}; it takes queue ({', '.join(QUEUES)}), jobs (how many), and options "
             "of that class of dask-jobqueue"

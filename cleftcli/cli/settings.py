@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup, TyperOption
 
-from cleftcli.errors import InputError, UsageError
+from cleftcli.errors import UsageError
+from cleftcli.toml_file import read_toml
 
 Table = dict[str, Any]  # values by the names of options, and such tables by the names of commands
 FILES = "cleft.settings"  # under which a context keeps the table of each file
@@ -32,7 +32,7 @@ def use(ctx: typer.Context, path: Path | None) -> Path | None:
     """
     own = Path(typer.get_app_dir("cleft"), "config.toml")
     paths = [*([path] if path else []), *([own] if os.access(own, os.R_OK) else [])]
-    files = {p: _checked(_read(p), ctx, p) for p in paths}
+    files = {p: _checked(read_toml(p), ctx, p) for p in paths}
     ctx.meta[FILES] = files
     ctx.default_map = {}
     for table in reversed(files.values()):
@@ -57,15 +57,6 @@ def source(ctx: typer.Context, name: str) -> str:
         return next(str(path) for path, table in mine.items() if name in table)
     variable = f"{ctx.auto_envvar_prefix}_{name.upper()}"
     return {"COMMANDLINE": "command line", "ENVIRONMENT": variable}.get(kind, "default")
-
-
-def _read(path: Path) -> Table:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
 
 
 def _checked(table: Table, ctx: Any, path: Path) -> Table:
