@@ -11,6 +11,7 @@ from PIL import Image
 from cleftcli.errors import InputError, UnsafeError, UsageError
 from cleftcli.geometry import Roi, whole
 from cleftcli.volumes import Reading, open_volume
+from cleftcli.volumes.intensity import centred, intensity_range
 from tests.stores import SHAPE, imagej_stack, marked, ome_stack, some_voxels
 
 NM = (40.0, 4.0, 5.0)
@@ -112,6 +113,40 @@ def test_a_section_unlike_the_first(odd, tmp_path):
     (damage,) = volume.scan().damaged
     assert damage.roi == Roi((2, 0, 0), (1, 7, 11))
     assert "the first uint8" in damage.reason
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_where_zero_is_white_the_network_sees_it_so(dtype, compression, as_folder, tmp_path):
+    """Voxels are those stored; black and white are the other way round, as the file says."""
+    data, most = some_voxels(dtype), np.iinfo(dtype).max
+    options = {"photometric": "miniswhite", "compression": compression}
+    if as_folder:
+        for n, section in enumerate(most - data):
+            tifffile.imwrite(tmp_path / f"z{n}.tif", section, **options)
+        address = str(tmp_path)
+    else:
+        address = str(tmp_path / "a.tif")
+        tifffile.imwrite(address, most - data, **options)
+    volume = open_volume(address)
+    np.testing.assert_array_equal(volume.read(volume.roi), most - data)
+    seen = centred(volume.read(volume.roi), intensity_range(volume))
+    np.testing.assert_allclose(seen, centred(data, (0, most)), atol=1e-6)
+    assert intensity_range(volume, (0, 10)) == (0, 10)  # what a person says comes first
+    assert volume.scan().damaged == ()
+
+
+def test_a_section_that_is_inverted_against_the_first(tmp_path):
+    """One of a folder that says that 0 is white, where the first does not, is damage."""
+    address = folder(tmp_path / "a", ["z1.tif", "z2.tif"], marked((1, 2, 3))[:2])
+    tifffile.imwrite(tmp_path / "a/z3.tif", np.zeros((7, 11), np.uint8), photometric="miniswhite")
+    volume = open_volume(address)
+    with pytest.raises(
+        InputError, match=r"z3\.tif is uint8 \(7, 11\), 0 is white, the first uint8"
+    ):
+        volume.read(volume.roi)
+    assert len(volume.scan().damaged) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no TIFF", b"II*\0junk"], ids=["empty", "text", "cut"])

@@ -19,11 +19,13 @@ from cleftcli.volumes.address import TIFF
 from cleftcli.volumes.axes import Nm, Reading, arrange
 from cleftcli.volumes.metadata import NM_PER_UNIT
 from cleftcli.volumes.tiff_pages import (
+    Kind,
     Pages,
     Section,
     Stack,
     blamed,
     decode,
+    kind_of,
     opened,
 )
 from cleftcli.volumes.volume import Space, Volume, check_chunk
@@ -68,11 +70,11 @@ def open_array(container: str, dataset: str, reading: Reading) -> Volume:
     with blamed(path), opened(path) as file:
         series = _stack(file, path)
         names = _names(series.axes)
-        page, dtype = tuple(series.keyframe.shape), series.dtype
-        leading = tuple(series.shape[: len(series.shape) - len(page)])
+        kind = kind_of(series.keyframe)
+        leading = tuple(series.shape[: len(series.shape) - len(kind.page)])
         sections = [Section(path, i) for i in range(math.prod(leading))]
         space = Space(*_voxel_size(file))
-    return _volume(Stack(path, sections, leading, page, names, dtype, space), reading)
+    return _volume(Stack(path, sections, leading, kind, names, space), reading)
 
 
 def _stack(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
@@ -118,11 +120,10 @@ def _folder(path: Path, reading: Reading) -> Volume:
     with blamed(files[0]), opened(files[0]) as file:
         if len(file.pages) > 1:
             raise InputError(f"{path}: {files[0].name} holds several sections; open it by itself")
-        keyframe = file.pages[0].keyframe
         names = "z" + _names(file.series[0].axes)
-        page, dtype = tuple(keyframe.shape), keyframe.dtype
+        kind = kind_of(file.pages[0].keyframe)
     space = Space(source="a folder of TIFF states no distance of sections")
-    return _volume(Stack(path, sections, (len(sections),), page, names, dtype, space), reading)
+    return _volume(Stack(path, sections, (len(sections),), kind, names, space), reading)
 
 
 def _in_order(folder: Path, files: Sequence[Path]) -> list[Path | None]:
@@ -152,22 +153,31 @@ def _in_order(folder: Path, files: Sequence[Path]) -> list[Path | None]:
 
 
 def _volume(stack: Stack, reading: Reading) -> Volume:
-    shape = (*stack.leading, *stack.page)
+    page, dtype = stack.kind.page, stack.kind.dtype
+    shape = (*stack.leading, *page)
     axes = arrange(shape, stack.names, "TIFF", reading, str(stack.path))
-    check_chunk(str(stack.path), math.prod(stack.page), stack.dtype)
-    kept = max(1, CACHE_BYTES // max(1, math.prod(stack.page) * stack.dtype.itemsize))
-    plain = functools.partial(decode, page=stack.page, dtype=stack.dtype)
+    check_chunk(str(stack.path), math.prod(page), dtype)
+    kept = max(1, CACHE_BYTES // max(1, math.prod(page) * dtype.itemsize))
+    plain = functools.partial(decode, kind=stack.kind)
     array = Pages(stack, axes, functools.lru_cache(maxsize=kept)(plain))
     return Volume(
         address=str(stack.path),
         format="tiff",
         shape=axes.roi([0] * len(shape), shape).shape,
-        dtype=np.dtype(stack.dtype),
+        dtype=np.dtype(dtype),
         chunks=axes.roi([0] * len(shape), array.grid.chunk).shape,
         space=stack.space,
         array=array,
+        attributes=_intensities(stack.kind),
         axes=str(axes),
     )
+
+
+def _intensities(kind: Kind) -> dict[str, list[float]]:
+    """Which intensities are black and white, where a TIFF says that 0 is white."""
+    if not kind.white_is_zero or kind.dtype.kind != "u":
+        return {}
+    return {"intensity_range": [float(np.iinfo(kind.dtype).max), 0.0]}
 
 
 def _names(axes: str) -> str:

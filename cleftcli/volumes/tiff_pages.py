@@ -10,8 +10,9 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -37,15 +38,32 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What all pages of a stack have in common."""
+
+    page: tuple[int, ...]
+    dtype: np.dtype
+    white_is_zero: bool
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.page}{', 0 is white' * self.white_is_zero}"
+
+
+def kind_of(page: Any) -> Kind:
+    """The kind of a page, or of one that stands for many, of tifffile."""
+    white = page.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    return Kind(tuple(page.shape), np.dtype(page.dtype), bool(white))
+
+
+@dataclass(frozen=True)
 class Stack:
     """Sections in order: `leading` axes count them, the others are those of a page."""
 
     path: Path
     sections: Sequence[Section]
     leading: tuple[int, ...]
-    page: tuple[int, ...]
+    kind: Kind
     names: str
-    dtype: np.dtype
     space: Space
 
 
@@ -60,7 +78,7 @@ class Pages:
     @property
     def grid(self) -> Grid:
         """One chunk a section."""
-        leading, page = self.stack.leading, self.stack.page
+        leading, page = self.stack.leading, self.stack.kind.page
         return Grid((*leading, *page), (*[1] * len(leading), *page), Keys(","))
 
     def read(self, slices: Slices) -> np.ndarray:
@@ -109,7 +127,7 @@ class Pages:
 
     def _roi(self, index: tuple[int, ...]) -> Roi:
         """The voxels of a section, zyx."""
-        box = self.grid.box((*index, *[0] * len(self.stack.page)))
+        box = self.grid.box((*index, *[0] * len(self.stack.kind.page)))
         return self.axes.roi([s.start for s in box], [s.stop - s.start for s in box])
 
     def _number(self, index: tuple[int, ...]) -> int:
@@ -118,7 +136,7 @@ class Pages:
     def _section(self, index: tuple[int, ...]) -> np.ndarray:
         section = self.stack.sections[self._number(index)]
         if section.path is None:
-            return np.zeros(self.stack.page, self.stack.dtype)
+            return np.zeros(self.stack.kind.page, self.stack.kind.dtype)
         return self.decode(section)
 
 
@@ -165,31 +183,36 @@ class _Last(threading.local):
 _last = _Last()
 
 
-def decode(section: Section, *, page: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The voxels of a section."""
+def decode(section: Section, *, kind: Kind) -> np.ndarray:
+    """The voxels of a section, as they are stored."""
     path = section.path
     assert path is not None
     file = _last.opened(path)
     try:
-        data = _page(file, section.page)
+        data, found = _page(file, section.page)
     except READING_ERRORS as error:
         raise InputError(f"{path.name} page {section.page}: {_why(error)}") from error
-    if data.shape != page or data.dtype != dtype:
-        raise InputError(f"{path.name} is {data.dtype} {data.shape}, the first {dtype} {page}")
+    if found != kind:
+        raise InputError(f"{path.name} is {found}, the first {kind}")
     return data
 
 
-def _page(file: tifffile.TiffFile, number: int) -> np.ndarray:
-    """One page; of a run of voxels by its place, as ImageJ has one page only for a large one."""
+def _page(file: tifffile.TiffFile, number: int) -> tuple[np.ndarray, Kind]:
+    """One page and its kind.
+
+    Of a run of voxels it is found by its place: for a large one ImageJ has one page only.
+    """
     series = file.series[0]
     if series.dataoffset is None:
-        return np.asarray(series.pages[number].asarray())
+        page = series.pages[number]
+        data = np.asarray(page.asarray())
+        return data, replace(kind_of(page), page=data.shape, dtype=data.dtype)
     keyframe = series.keyframe
     size = math.prod(keyframe.shape)
     dtype = keyframe.dtype.newbyteorder(file.byteorder)
     file.filehandle.seek(series.dataoffset + number * size * dtype.itemsize)
     found = np.fromfile(file.filehandle, dtype, size)
-    return found.reshape(keyframe.shape).astype(keyframe.dtype)
+    return found.reshape(keyframe.shape).astype(keyframe.dtype), kind_of(keyframe)
 
 
 def _why(error: Exception) -> str:
@@ -211,15 +234,16 @@ def _damage(path: Path, pages: Iterable[int], stack: Stack) -> Iterator[tuple[in
 
 def _unlike(file: tifffile.TiffFile, number: int, stack: Stack) -> str | None:
     """What sets a page apart from the first, or from a whole one: a reason, or None."""
-    page, dtype = stack.page, stack.dtype
     try:
         series = file.series[0]
         contiguous = series.dataoffset is not None
         found = series.keyframe if contiguous else series.pages[number]
-        if tuple(found.shape) != page or found.dtype != dtype:
-            return f"is {found.dtype} {tuple(found.shape)}, the first {dtype} {page}"
+        kind = kind_of(found)
+        if kind != stack.kind:
+            return f"is {kind}, the first {stack.kind}"
         if contiguous:
-            ends = [series.dataoffset + (number + 1) * math.prod(page) * dtype.itemsize]
+            size = math.prod(kind.page) * kind.dtype.itemsize
+            ends = [series.dataoffset + (number + 1) * size]
         else:
             ends = [a + b for a, b in zip(found.dataoffsets, found.databytecounts, strict=True)]
     except READING_ERRORS as error:
