@@ -91,6 +91,29 @@ def look(volume: Volume, roi: Roi | None = None) -> Sample:
     return Sample(read, strange, unreadable)
 
 
+@dataclass(frozen=True)
+class BlockInput:
+    """An input as the blocks of a run read it, in any process.
+
+    `ask` has each block look for missing chunks, where nobody could list them beforehand.
+    """
+
+    address: str
+    reading: Reading
+    missing: Missing
+    ask: bool
+
+    def opened(self, write: Roi) -> tuple[Volume, dict[str, int]]:
+        """The volume, and what the record of a block notes of the chunks that it writes from.
+
+        Raises:
+            InputError: one is missing where it may not be.
+        """
+        volume = open_input(self.address, self.reading)
+        gaps = (_scan(volume, self.missing, write).missing or 0) if self.ask else 0
+        return volume, {"blocks_with_missing_chunks": int(gaps > 0)}
+
+
 @functools.lru_cache(maxsize=4)
 def open_input(address: str, reading: Reading) -> Volume:
     """An input by its address, opened once per process however many blocks there are."""
@@ -130,15 +153,6 @@ def scan_input(volume: Volume, missing: Missing, roi: Roi | None = None) -> Scan
     return scan
 
 
-def missing_chunks(volume: Volume, missing: Missing, roi: Roi) -> int:
-    """How many chunks of a box are missing, without a word: for blocks, where nobody could list.
-
-    Raises:
-        InputError: chunks are missing and `missing` is "error".
-    """
-    return _scan(volume, missing, roi).missing or 0
-
-
 def _scan(volume: Volume, missing: Missing, roi: Roi | None) -> Scan:
     scan = volume.scan(roi)
     if scan.missing and missing == "error":
@@ -151,20 +165,28 @@ def _scan(volume: Volume, missing: Missing, roi: Roi | None) -> Scan:
 
 
 def what_was_read(
-    volume: Volume, before: Scan, roi: Roi | None, inputs: Set[str]
+    volume: Volume, before: Scan, roi: Roi | None, inputs: Set[str], totals: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What an output notes of its input: chunks, and whether they changed; says so where they did.
+    """What an output notes of its input: chunks, and whether they changed; says what is wrong.
 
     Args:
         volume: the input.
         before: its scan, before it was read.
         roi: what was scanned; None is everything.
         inputs: the stamps under which blocks were made, by earlier runs and parts too.
+        totals: what the blocks noted, added up.
     """
     changed = volume.scan(roi).stamp != before.stamp or len(inputs) > 1
     if changed:
         log.warning("%s changed while it was read: the output may mix two versions", volume.address)
-    return {**before.summary(), "changed_while_read": changed}
+    gaps = totals.get("blocks_with_missing_chunks", 0)
+    if gaps:
+        log.warning("%d blocks met missing chunks, read as 0", gaps)
+    return {
+        **before.summary(),
+        "changed_while_read": changed,
+        "blocks_with_missing_chunks": gaps,
+    }
 
 
 def voxel_size_doubts(volume: Volume, trained_at: Nm, *, any_size: bool) -> list[str]:

@@ -13,13 +13,13 @@ from scipy import ndimage
 from cleftcli.blockwise import Process, in_one_thread, threads_here
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, Roi, TileGrid, Zyx, hull, zyx
-from cleftcli.inspection import Missing, missing_chunks, open_input
+from cleftcli.inspection import BlockInput
 from cleftcli.mask import Mask
 from cleftcli.model.device import choose_device
 from cleftcli.model.inference import Predictor, constant_sections, load_predictor, predict_box
 from cleftcli.model.memory import fitting_batch
 from cleftcli.stored import store
-from cleftcli.volumes import Reading, Volume, split_address
+from cleftcli.volumes import Volume, split_address
 from cleftcli.volumes.intensity import Range, centred
 
 DTYPES: dict[str, type] = {"uint8": np.uint8, "float32": np.float32}
@@ -115,15 +115,11 @@ def predict_roi(
 class PredictBlock(Process):
     """Predict one block and write it: addresses and numbers, for any worker process.
 
-    `origin` is the output's first voxel in the volume. Positives are counted from `threshold` on;
-    `ask` has each block look for missing chunks, where nobody could list them beforehand. Maps
-    after the first lie beside `output`. `threads` is 0 where the worker knows how many it has.
+    `origin` is the output's first voxel in the volume. Positives are counted from `threshold` on.
+    Maps after the first lie beside `output`. `threads` is 0 where the worker knows how many it has.
     """
 
-    volume: str
-    reading: Reading
-    missing: Missing
-    ask: bool
+    raw: BlockInput
     checkpoint_path: Path
     device: str
     precision: str
@@ -186,8 +182,7 @@ class PredictBlock(Process):
             ResourceError: the device does not suffice.
         """
         grid, blend, write = self.tiling.grid, self.tiling.blend, block.write
-        volume = open_input(self.volume, self.reading)
-        gaps = missing_chunks(volume, self.missing, write) if self.ask else 0
+        volume, noted = self.raw.opened(write)
         shown = read_input(volume, self.black_white, grid, write)
         box = partial(predict_box, self.predictor(), grid=grid, write=write, blend=blend)
         found = in_one_thread(partial(box, shown.raw))
@@ -202,7 +197,7 @@ class PredictBlock(Process):
         return {
             "constant_sections": shown.constant_sections,
             "strange": shown.strange,
-            "blocks_with_missing_chunks": int(gaps > 0),
+            **noted,
             "empty": int(shown.empty),
             "stored": stored,
             "positive": int(np.count_nonzero(positive)),

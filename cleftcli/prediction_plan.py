@@ -15,6 +15,7 @@ from cleftcli.blockwise import Workers, in_a_process
 from cleftcli.errors import InputError, ResourceError, UsageError
 from cleftcli.geometry import BlockPlan, fit_block, fit_chunk, parse_roi, tiles_of_blocks, zyx
 from cleftcli.inspection import (
+    BlockInput,
     Missing,
     doubts,
     intensity_doubts,
@@ -182,9 +183,7 @@ def plan(settings: Settings) -> Plan:
     black_white = intensity_range(volume, settings.intensity_range)
     scan = scan_input(volume, settings.missing, roi)
     process = PredictBlock(
-        volume=volume.address,
-        reading=settings.reading,
-        missing=settings.missing,
+        raw=BlockInput(volume.address, settings.reading, settings.missing, scan.missing is None),
         checkpoint_path=path.resolve(),
         device=device.type,
         precision=precision,
@@ -198,7 +197,6 @@ def plan(settings: Settings) -> Plan:
         origin=roi.offset,
         dtype=settings.dtype,
         threshold=0.5 if found.threshold is None else found.threshold,
-        ask=scan.missing is None,
         mask=None if settings.mask is None else open_mask(settings.mask, volume),
     )
     if device.type == "cuda" and not settings.batch_size and not elsewhere:

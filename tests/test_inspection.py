@@ -192,13 +192,15 @@ def test_an_input_that_changes_is_noticed(tmp_path, caplog):
     volume = open_volume(created(tmp_path, "zarr2", some_voxels("uint8")))
     box = Roi((0, 0, 0), (2, 3, 4))
     before, before_box = volume.scan(), volume.scan(box)
-    assert not what_was_read(volume, before, None, set())["changed_while_read"]
+    assert not what_was_read(volume, before, None, set(), {})["changed_while_read"]
 
     volume.write(Roi((4, 6, 8), (1, 1, 3)), np.full((1, 1, 3), 5, np.uint8))
 
-    assert what_was_read(volume, before, None, set())["changed_while_read"]
-    assert not what_was_read(volume, before_box, box, {before_box.stamp})["changed_while_read"]
-    assert what_was_read(volume, before_box, box, {before_box.stamp, "other"})["changed_while_read"]
+    assert what_was_read(volume, before, None, set(), {})["changed_while_read"]
+    assert not what_was_read(volume, before_box, box, {before_box.stamp}, {})["changed_while_read"]
+    assert what_was_read(volume, before_box, box, {before_box.stamp, "other"}, {})[
+        "changed_while_read"
+    ]
     assert "changed while it was read" in caplog.text
     assert volume.roi == whole(volume.shape)
 
@@ -244,17 +246,29 @@ def test_a_damaged_chunk_costs_its_block_only(cleft, tmp_path, blocks):
     assert np.array_equal(read(made["output"]), some_voxels("uint8"))
 
 
-def test_where_nobody_can_list_each_block_asks(cleft, tmp_path, blocks, monkeypatch):
+# what commands of blocks do with an input of a server that cannot list its chunks
+ASKING = {
+    "convert": ("uint8", ["--chunks", "2,3,4"]),
+    "make-labels": ("uint64", ["--target", "mask", "--voxel-size", "40,4,4", "-o"]),
+}
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_where_nobody_can_list_each_block_asks(command, cleft, tmp_path, blocks, monkeypatch):
     """A server with too many chunks to ask for beforehand: gaps are met, counted and refused."""
     monkeypatch.setattr("cleftcli.volumes.scan.MOST_ASKED", 3)
-    source = Path(created(tmp_path / "data", "zarr2", some_voxels("uint8")))
+    monkeypatch.setattr("cleftcli.jobs.make_labels.BLOCK_VOXELS", 64)
+    monkeypatch.setattr("cleftcli.jobs.make_labels.CHUNK", (2, 3, 4))
+    dtype, options = ASKING[command]
+    source = Path(created(tmp_path / "data", "zarr2", some_voxels(dtype)))
     (source / "1/1/1").unlink()
     with serve(tmp_path / "data") as served:
         address = f"{served.url}/zarr2.zarr/volumes/raw"
-        options = ["--chunks", "2,3,4", "--json"]
-        made = ok(cleft("convert", address, tmp_path / "out.zarr", *options))
-        options += ["--missing", "error"]
-        refused(cleft("convert", address, tmp_path / "no.zarr", *options), 4, "1/1/1")
+        done = cleft(command, address, *options, tmp_path / "out.zarr", "--json")
+        made = ok(done)
+        assert "1 blocks met missing chunks" in done.stderr
+        strict = ["--missing", "error", *options, tmp_path / "no.zarr"]
+        refused(cleft(command, address, *strict), 4, "1/1/1")
 
     assert made["input"]["missing"] is None
     assert made["input"]["blocks_with_missing_chunks"] == 1

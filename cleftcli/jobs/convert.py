@@ -11,15 +11,7 @@ import numpy as np
 from cleftcli.blockwise import Process, Workers
 from cleftcli.errors import IncompleteError, InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, Zyx, fit_block, parse_roi, zyx
-from cleftcli.inspection import (
-    Missing,
-    doubts,
-    log,
-    missing_chunks,
-    open_input,
-    scan_input,
-    what_was_read,
-)
+from cleftcli.inspection import BlockInput, Missing, doubts, log, scan_input, what_was_read
 from cleftcli.outputs import BLOCK_VOXELS, CARRIED, CHUNK, Output, check_output, check_room
 from cleftcli.resumable import Report, make
 from cleftcli.stored import store
@@ -37,16 +29,9 @@ from cleftcli.volumes.volume import check_chunk
 
 @dataclass(frozen=True)
 class ConvertBlock(Process):
-    """Copy one block.
+    """Copy one block; `origin` is the output's first voxel in the source."""
 
-    `origin` is the output's first voxel in the source; `ask` has each block look for missing
-    chunks, where nobody could list them beforehand.
-    """
-
-    source: str
-    reading: Reading
-    missing: Missing
-    ask: bool
+    source: BlockInput
     origin: Zyx
     output: str
 
@@ -56,11 +41,10 @@ class ConvertBlock(Process):
         Raises:
             InputError: a chunk is damaged, or missing where it may not be.
         """
-        source = open_input(self.source, self.reading)
-        gaps = missing_chunks(source, self.missing, block.write) if self.ask else 0
+        source, noted = self.source.opened(block.write)
         here = block.write.shift(zyx([-o for o in self.origin]))
         stored = store(self.output, here, source.read(block.write))
-        return {"blocks_with_missing_chunks": int(gaps > 0), "stored": stored}
+        return {**noted, "stored": stored}
 
 
 def convert(
@@ -125,9 +109,8 @@ def convert(
     attributes["run"] = facts
     wanted = Output(address, plan, volume.dtype.type, chunk, part.space, attributes, written)
     check_room(wanted)
-    process = ConvertBlock(
-        volume.address, reading, missing, scan.missing is None, box.offset, address
-    )
+    read = BlockInput(volume.address, reading, missing, scan.missing is None)
+    process = ConvertBlock(read, box.offset, address)
     outcome = make(
         wanted,
         process,
@@ -137,8 +120,7 @@ def convert(
         report=report,
         input=scan.stamp,
     )
-    seen = what_was_read(volume, scan, box, outcome.inputs)
-    seen["blocks_with_missing_chunks"] = outcome.totals["blocks_with_missing_chunks"]
+    seen = what_was_read(volume, scan, box, outcome.inputs, outcome.totals)
     if outcome.complete:
         write_attributes(outcome.volume, {"input": seen})
     return {

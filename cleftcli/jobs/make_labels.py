@@ -8,12 +8,19 @@ from typing import Any
 from cleftcli.blockwise import Process, Workers
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Block, BlockPlan, fit_block
-from cleftcli.inspection import Missing, scan_input, what_was_read
+from cleftcli.inspection import BlockInput, Missing, scan_input, what_was_read
 from cleftcli.labels import TARGETS, Nm
 from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_output, check_room
 from cleftcli.resumable import Report, make
 from cleftcli.stored import store
-from cleftcli.volumes import Reading, absolute, open_volume, split_address, write_attributes
+from cleftcli.volumes import (
+    AS_STORED,
+    Reading,
+    absolute,
+    open_volume,
+    split_address,
+    write_attributes,
+)
 
 CLEFTS = ("volumes/labels/clefts", "clefts")
 
@@ -22,7 +29,7 @@ CLEFTS = ("volumes/labels/clefts", "clefts")
 class MakeBlock(Process):
     """Compute one block of a target and write it."""
 
-    clefts: str
+    clefts: BlockInput
     output: str
     target: str
     scale: float  # nm
@@ -30,13 +37,18 @@ class MakeBlock(Process):
     zero_is_cleft: bool
 
     def __call__(self, block: Block) -> dict[str, Any]:
-        """Write the block."""
-        clefts = open_volume(self.clefts, prefer=CLEFTS)
+        """Write the block; whether it met missing chunks.
+
+        Raises:
+            InputError: a chunk is damaged, or missing where it may not be.
+        """
+        clefts, noted = self.clefts.opened(block.write)
         read = block.read.intersect(clefts.roi)  # faces of the volume are no cleft surfaces
         found = TARGETS[self.target].compute(
             clefts.read(read), self.voxel_size, self.scale, zero_is_cleft=self.zero_is_cleft
         )
-        return {"stored": store(self.output, block.write, found[block.write.within(read)])}
+        stored = store(self.output, block.write, found[block.write.within(read)])
+        return {**noted, "stored": stored}
 
 
 def make_labels(
@@ -87,7 +99,7 @@ def make_labels(
     container, dataset = split_address(output)
     address = f"{container}/{dataset or target}"
     process = MakeBlock(
-        clefts=volume.address,
+        clefts=BlockInput(volume.address, AS_STORED, missing, scan.missing is None),
         output=address,
         target=target,
         scale=scale_nm,
@@ -114,7 +126,7 @@ def make_labels(
         report=report,
         input=scan.stamp,
     )
-    seen = what_was_read(volume, scan, None, outcome.inputs)
+    seen = what_was_read(volume, scan, None, outcome.inputs, outcome.totals)
     if outcome.complete:
         write_attributes(outcome.volume, {"input": seen})
     return {

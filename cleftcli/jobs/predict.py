@@ -83,8 +83,9 @@ def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
     empty = sorted(z for z, n in constant.items() if n == rows * columns)
     positive, black = outcome.totals["positive"], outcome.totals["positive_in_black"]
     seen = {
-        **what_was_read(planned.volume, planned.scan, planned.blocks.roi, outcome.inputs),
-        "blocks_with_missing_chunks": outcome.totals["blocks_with_missing_chunks"],
+        **what_was_read(
+            planned.volume, planned.scan, planned.blocks.roi, outcome.inputs, outcome.totals
+        ),
         "blocks_without_contrast": outcome.totals["empty"],
         "sections_without_contrast": empty,
         "nan_or_inf_voxels": outcome.totals["strange"],
@@ -95,8 +96,6 @@ def _what_was_seen(planned: Plan, outcome: Outcome) -> dict[str, Any]:
         log.warning("sections without contrast, taken as grey: z %s", ", ".join(map(str, empty)))
     if seen["nan_or_inf_voxels"]:
         log.warning("%d voxels were NaN or inf, taken as grey", seen["nan_or_inf_voxels"])
-    if seen["blocks_with_missing_chunks"]:
-        log.warning("%d blocks met missing chunks", seen["blocks_with_missing_chunks"])
     if black > positive * MOST_IN_BLACK:
         share = 100 * black / positive
         log.warning("%.1f %% of the positive voxels lie in black squares of the input", share)
