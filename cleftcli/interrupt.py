@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import ClassVar
 
 log = logging.getLogger(__name__)
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 
 
@@ -116,9 +118,24 @@ def stoppable() -> Iterator[Stop]:
         yield stop
         return
 
-    before = {n: signal.signal(n, stop.ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, stop.ask) for n in STOPPING}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that start inside do not hear SIGINT and SIGTERM, from their first moment on.
+
+    Ctrl-C, and what a batch system sends, reach a whole group of processes; this one decides when
+    its children end.
+    """
+    resource_tracker.ensure_running()  # where it starts later, it lets the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -20,6 +20,7 @@ from cleftcli.augment import CLEFTS, RAW, Augmentation, Rotate, choose, nodes
 from cleftcli.errors import InputError, UsageError
 from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
 from cleftcli.gunpowder_import import gp
+from cleftcli.interrupt import STOPPING, deaf_children
 from cleftcli.labels import IGNORE, IGNORE_MASK, TARGETS, cleft_mask
 from cleftcli.model.inference import grey_constant_sections
 from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, crop, in_memory, open_volume, pad
@@ -281,8 +282,7 @@ def made_ahead(
     To close it ends them, within the time of a batch. One that dies before raises here, instead of
     leaving the training loop waiting.
     """
-    # nothing else refers to the loader's iterator: with this generator it is gone
-    yield from DataLoader(
+    loader = DataLoader(
         batches,
         batch_size=None,
         sampler=indices,
@@ -292,9 +292,12 @@ def made_ahead(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_ignore_signals,
     )
+    with deaf_children():
+        made = iter(loader)
+    yield from made  # nothing else refers to it: with this generator it is gone
 
 
 def _ignore_signals(_worker: int) -> None:
-    """Ctrl-C reaches a whole group of processes; the training loop decides when its workers end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """The training loop decides when its workers end, also where others had begun to start them."""
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
