@@ -54,6 +54,7 @@ def make(
     input: str = "",
     further: Sequence[Output] = (),
     skipped: Iterable[int] = (),
+    begun: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Make an output, or what is missing of it.
 
@@ -67,6 +68,7 @@ def make(
         input: what the state of the input is known by.
         further: outputs that the blocks write too; they share its fate and its ledger.
         skipped: indices of blocks that stay 0.
+        begun: called once the output is known to be ours to write, before the first block.
 
     Raises:
         ConflictError: something else is at that address.
@@ -87,6 +89,7 @@ def make(
             if not ledger.standing().done:
                 ledger.path.unlink()  # or it would refuse the corrected command
             raise
+        begun()
         before = sound(output.container, plan, ledger.standing())
         if before:
             log.info("resumed: %d of %d blocks were done", len(before), len(plan))

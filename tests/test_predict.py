@@ -72,6 +72,19 @@ def test_workers_do_not_show_in_the_prediction(settings):
     )
 
 
+def test_a_refused_run_leaves_no_trace(settings, tmp_path):
+    """Other settings at the same output are refused, and its run record tells what it is of."""
+    made(settings("out.zarr"))
+    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+
+    with pytest.raises(ConflictError):
+        made(settings("out.zarr", tta="flips"))
+
+    after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    assert any(p.name.endswith("run.json") for p in before)
+    assert after == before
+
+
 def test_a_roi_is_cut_from_the_prediction_of_the_whole(settings):
     """The tile grid belongs to the volume: a roi has the same voxels and its own offset."""
     whole = made(settings("whole.zarr"))

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from cleftcli.geometry import zyx
@@ -43,7 +44,7 @@ def predict(
     for warning in planned.warnings:
         log.warning("%s: %s", planned.volume.address, warning)
     record = RunRecord(planned.output.address, planned.workers.part)
-    record.begin({"settings": asdict(settings), "plan": planned.summary()})
+    facts = {"settings": asdict(settings), "plan": planned.summary()}
     outcome = make(
         planned.output,
         planned.process,
@@ -54,6 +55,7 @@ def predict(
         workers=planned.workers,
         overwrite=overwrite,
         report=report,
+        begun=partial(record.begin, facts),
     )
     seen = _what_was_seen(planned, outcome)
     if outcome.complete:
