@@ -66,7 +66,7 @@ class ObjectiveChoice(Table):
 
 
 class Training(Table):
-    """The loop. Defaults are the paper's (section IV-C) but for `steps`; see docs/papers.md."""
+    """The loop; defaults are the paper's (section IV-C) where docs/papers.md names no other."""
 
     steps: int = Field(default=100_000, ge=1)
     batch_size: int = Field(default=16, ge=1)  # over all processes

@@ -7,20 +7,18 @@ pipeline, and their targets computed with the context that makes them exact.
 from __future__ import annotations
 
 import functools
-import signal
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cleftcli.augment import CLEFTS, RAW, Augmentation, Rotate, choose, nodes
-from cleftcli.errors import InputError, UsageError
+from cleftcli.errors import CleftError, InputError, UsageError
 from cleftcli.geometry import Roi, Zyx, parse_roi, zyx
 from cleftcli.gunpowder_import import gp
-from cleftcli.interrupt import STOPPING, deaf_children
 from cleftcli.labels import IGNORE, IGNORE_MASK, TARGETS, cleft_mask
 from cleftcli.model.inference import grey_constant_sections
 from cleftcli.volumes import AS_STORED, Nm, Reading, Volume, crop, in_memory, open_volume, pad
@@ -218,7 +216,10 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         request = gp.BatchRequest(random_seed=int(random.integers(2**31)))
         request[RAW] = gp.ArraySpec(gp.Roi(roi.offset, roi.shape))
         request[CLEFTS] = gp.ArraySpec(gp.Roi(wide.offset, wide.shape))
-        batch = _pipeline(source, self.chosen).request_batch(request)
+        try:
+            batch = _pipeline(source, self.chosen).request_batch(request)
+        except Exception as error:
+            raise _own(error) from None
         raw = grey_constant_sections(batch[RAW].data * 2 - 1)
         return {"raw": raw[None], **self._targets(source, batch[CLEFTS].data, roi, wide)}
 
@@ -264,6 +265,14 @@ class Batches(Dataset[dict[str, torch.Tensor]]):
         return (None, None) if name == "mask" else (self.scale, self.unit)
 
 
+def _own(error: BaseException) -> BaseException:
+    """The error of ours that gunpowder has wrapped; another one as it is."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, CleftError):
+        inner = inner.__cause__ or inner.__context__
+    return inner or error
+
+
 @functools.cache
 def _pipeline(source: Source, chosen: tuple[Augmentation, ...]) -> Any:
     """A source's pipeline, set up once per process."""
@@ -272,32 +281,3 @@ def _pipeline(source: Source, chosen: tuple[Augmentation, ...]) -> Any:
         pipeline = pipeline + node
     pipeline.setup()
     return pipeline
-
-
-def made_ahead(
-    batches: Batches, indices: Sequence[int], workers: int
-) -> Generator[dict[str, torch.Tensor], None, None]:
-    """The batches with these numbers, in order, made ahead by `workers` processes.
-
-    To close it ends them, within the time of a batch. One that dies before raises here, instead of
-    leaving the training loop waiting.
-    """
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=indices,
-        num_workers=workers,
-        # tensorstore must not be forked
-        multiprocessing_context="forkserver" if workers else None,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_signals,
-    )
-    with deaf_children():
-        made = iter(loader)
-    yield from made  # nothing else refers to it: with this generator it is gone
-
-
-def _ignore_signals(_worker: int) -> None:
-    """The training loop decides when its workers end, also where others had begun to start them."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)

@@ -21,6 +21,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8, as TOML is; save it so ({error.reason})") from error
+        raise UsageError(
+            f"{path}: not UTF-8, which TOML requires; save it as UTF-8 ({error.reason})"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML: {error}") from error

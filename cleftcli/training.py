@@ -5,11 +5,11 @@ Knows batches as tensors; where they come from is `sampling`.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cleftcli.errors import CleftError, InputError, UsageError
 from cleftcli.geometry import zyx
 from cleftcli.machine import cores
 from cleftcli.model import build, preset
-from cleftcli.model.checkpoint import load, read_tensors, write_tensors
+from cleftcli.model.checkpoint import initialise, read_tensors, write_tensors
 from cleftcli.model.device import (
     autocast,
     choose_device,
@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 ALONE = Replica()
 SMALLER_BATCH = (
-    "Lower training.batch_size and raise training.accumulate, which keeps the patches of a step, "
-    "or stop what else runs on it"
+    "Start a new run with a lower training.batch_size and a higher training.accumulate, which "
+    "keeps the number of patches per step; or stop what else uses this memory"
 )
-LEAST_SHARE = 0.1  # of a checkpoint's weights, or it is another network's
+STATE = 2  # of what save_state writes and how a step is made; another one is not continued
 
 
 class NotFinite(CleftError):
@@ -72,15 +72,11 @@ class Run:
         """How far learned queries are from their start: see `correlations`."""
         return correlations(self.queries, self.average)
 
-    @contextmanager
-    def weights(self, other: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-        """Inside, the network has other weights and is in evaluation mode; then its own again."""
-        own = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.network.load_state_dict(other)
-        try:
-            yield self.network.eval()
-        finally:
-            self.network.load_state_dict(own)
+    def copied(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A network of its own with other weights, in evaluation mode: a signal may end its use."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(weights)
+        return network.eval()
 
     @functools.cached_property
     def shared(self) -> nn.Module:
@@ -136,7 +132,8 @@ def new_run(
     )
     if init_from is not None:
         log.info("%s", initialise(network, init_from))
-    network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    with device_errors(device, "the network"):
+        network = network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     return Run(
         config=config,
@@ -156,8 +153,13 @@ def optimizer_of(network: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW; learned queries have a group of their own, without weight decay.
 
     `times` of a group is its learning rate in those of the run.
+
+    Raises:
+        UsageError: a learning rate is stated for queries, and none are learned.
     """
     queries = learned_queries(network)
+    if training.query_learning_rate is not None and not queries:
+        raise UsageError("training.query_learning_rate: this network has no learned queries")
     others = [p for name, p in network.named_parameters() if name not in queries]
     times = (training.query_learning_rate or training.learning_rate) / training.learning_rate
     groups = [
@@ -167,35 +169,6 @@ def optimizer_of(network: nn.Module, training: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=training.learning_rate)
 
 
-def initialise(network: nn.Module, path: Path) -> str:
-    """Take the weights of a checkpoint that have a name and shape of the network's; says which.
-
-    Raises:
-        InputError: they are hardly any, or it is no checkpoint.
-    """
-    _, theirs = load(path)
-    ours = network.state_dict()
-    taken = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
-    share = _numbers(taken) / max(_numbers(theirs), 1)
-    if share < LEAST_SHARE:
-        raise InputError(f"{path}: only {share:.1%} of its weights fit the network")
-    network.load_state_dict(taken, strict=False)
-    left, fresh = theirs.keys() - taken.keys(), ours.keys() - taken.keys()
-    return (
-        f"{path}: {len(taken)} tensors taken ({_parts(taken)}); {len(left)} of it left "
-        f"({_parts(left)}); {len(fresh)} of the network start afresh ({_parts(fresh)})"
-    )
-
-
-def _numbers(tensors: Mapping[str, Tensor]) -> int:
-    return sum(t.numel() for t in tensors.values())
-
-
-def _parts(names: Iterable[str]) -> str:
-    """The parts of a network that tensors belong to."""
-    return ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
-
-
 def update(run: Run, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """One step of the optimiser; the mean loss of the batches before it, its parts, and the rate.
 
@@ -203,14 +176,19 @@ def update(run: Run, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float
         NotFinite: the loss or a gradient is NaN or infinite; the weights are as they were.
         ResourceError: there is no memory for a batch.
     """
-    training, rate = run.config.training, learning_rate(run.config, run.step)
+    rate = learning_rate(run.config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["times"]
     # what a network draws by lot depends on the step alone, so that a resumed run draws the same
     torch.manual_seed(_seed(run.config.seed, run.step, run.replica.rank))
     run.optimizer.zero_grad(set_to_none=True)
     with device_errors(run.device, f"a batch of {len(batches[0]['raw'])} patches", SMALLER_BATCH):
-        seen = [_backward(run, batch, len(batches)) for batch in batches]
+        return _updated(run, batches, rate)
+
+
+def _updated(run: Run, batches: Sequence[Mapping[str, Tensor]], rate: float) -> dict[str, float]:
+    training = run.config.training
+    seen = [_backward(run, batch, len(batches)) for batch in batches]
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), training.gradient_clip or math.inf)
     if not torch.isfinite(norm):
         raise NotFinite(f"a gradient is not finite at step {run.step} (seed {run.config.seed})")
@@ -268,13 +246,20 @@ def save_state(run: Run) -> None:
     tensors |= {f"average/{k}": v for k, v in run.average.items()}
     tensors |= {f"start/{k}": v for k, v in run.queries.items()}
     tensors |= {f"moment/{i}/{k}": v for i, m in moments.items() for k, v in m.items()}
-    header = {"step": run.step, "validated": run.validated}
+    header = {"state": STATE, "step": run.step, "validated": run.validated}
     write_tensors(run.folder / "state.safetensors", tensors, header)
 
 
 def load_state(run: Run) -> None:
-    """Continue where `save_state` was; the next update is the one it would have made."""
-    tensors, header = read_tensors(run.folder / "state.safetensors")
+    """Continue where `save_state` was; the next update is the one it would have made.
+
+    Raises:
+        InputError: another version of cleft made it, whose steps were others.
+    """
+    path = run.folder / "state.safetensors"
+    tensors, header = read_tensors(path)
+    if header.get("state") != STATE:
+        raise InputError(f"{path}: from another version of cleft; start a new run")
     run.step, run.validated = int(header["step"]), int(header.get("validated", 0))
     run.network.load_state_dict(_under("network/", tensors))
     for name, value in _under("average/", tensors).items():

@@ -146,6 +146,18 @@ def test_its_scores_are_those_of_the_readme(name):
     assert re.findall(r"\d\d\.\d\d", first) == re.findall(r"\d\d\.\d\d", row)
 
 
+def test_the_papers_table_is_the_same_on_both_pages():
+    """Every number of each system, in the README of the configs and in the results."""
+    pages = [FOLDER / "README.md", FOLDER.parent / "results.md"]
+    tables = []
+    for page in pages:
+        rows = re.findall(r"^\|.*\|.*\d\.\d{2}.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        numbers = [re.findall(r"\b(?:\d\d\.\d\d|0\.\d{3})\b", row) for row in rows]
+        tables.append([row for row in numbers if len(row) in (3, 5)][:9])
+    assert len(tables[0]) == 9
+    assert tables[0] == tables[1]
+
+
 def test_the_readme_links_to_files():
     """Every relative link of the folder's page is a file."""
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -251,5 +251,6 @@ def test_queries_tell_how_far_they_moved():
         {"query.full": 1}
     )
     assert abs(correlations(start, other)["query.full"]) < 0.1
+    assert correlations({"one": torch.ones(1)}, {"one": torch.zeros(1)}) == {"one": 1}
     half = correlations(start, {k: v + other[k].detach() for k, v in start.items()})
     assert half["query.full"] == pytest.approx(math.sqrt(0.5), abs=0.05)

@@ -335,6 +335,13 @@ def test_an_ablation_differs_in_what_it_claims():
         assert all(k.split(".")[2] == "query" for k in queries)
 
 
+def test_queries_take_feature_augmentors():
+    """What would have no effect is a usage error."""
+    options = {"feature_augmentor": False, "query": "separable"}
+    with pytest.raises(UsageError, match="leave out one of the two"):
+        build("cleftnet", out_channels=1, input_shape=SHAPE, options=options)
+
+
 def test_cleftnet_knows_its_queries():
     """Another one is a usage error that lists them."""
     with pytest.raises(UsageError, match="'full', 'separable', 'frozen', 'uniform' or 'input'"):

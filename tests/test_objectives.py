@@ -182,7 +182,7 @@ def test_shares_are_clipped_unless_printed(options, mask, boundary):
 
 
 def test_shares_are_those_of_each_patch():
-    """Two patches, two clefts of eight voxels in one and six in the other; or the batch: half."""
+    """Two of eight voxels are cleft in one patch, six in the other; of the batch, half."""
     masks = torch.cat([MASK, 1 - MASK])
     known = torch.ones(2, 2, 2, 2, dtype=torch.bool)
     assert Share()(masks == 1, known).flatten().tolist() == [0.25, 0.75]

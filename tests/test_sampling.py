@@ -10,9 +10,10 @@ import torch
 
 from cleftcli.augment import AUGMENTATIONS, reach
 from cleftcli.errors import InputError, UsageError
+from cleftcli.feed import made_ahead
 from cleftcli.geometry import Roi, whole
 from cleftcli.labels import BACKGROUND, IGNORE, TARGETS
-from cleftcli.sampling import Batches, made_ahead, open_source
+from cleftcli.sampling import Batches, open_source
 from cleftcli.volumes import Reading, Space, create_volume
 
 SHAPE, VOXEL_SIZE, PATCH = (12, 40, 44), (40.0, 8.0, 8.0), (4, 16, 16)

@@ -455,15 +455,22 @@ def test_jobs_of_a_queue_do_the_blocks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "jobs = 2", 'queue = "fast"\njobs = 2', "queue = ", 'queue="slurm"\njobs=1\nx=1']
+    ("text", "error"),
+    [
+        ("", InputError),
+        ("jobs = 2", InputError),
+        ('queue = "fast"\njobs = 2', InputError),
+        ("queue = ", UsageError),
+        ('queue="slurm"\njobs=1\nx=1', InputError),
+    ],
 )
-def test_a_cluster_file_that_says_too_little_is_refused(tmp_path, text):
+def test_a_cluster_file_that_says_too_little_is_refused(tmp_path, text, error):
     """3, and what it takes; 2 where it is not even TOML."""
     pytest.importorskip("dask_jobqueue")
     file = tmp_path / "cluster.toml"
     file.write_text(text)
 
-    with pytest.raises((InputError, UsageError), match=r"cluster\.toml"):
+    with pytest.raises(error, match=r"cluster\.toml"):
         done(Touch(tmp_path), Workers(cluster=file))
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from cleftcli.curves import curves
 from cleftcli.held_out import choose
-from cleftcli.model.checkpoint import load, read_tensors
+from cleftcli.model.checkpoint import load, read_tensors, write_tensors
+from cleftcli.pace import Pace
 from cleftcli.volumes import Space
 
 CONFIG = """
@@ -203,16 +204,11 @@ def test_a_signal_ends_a_run_and_all_its_processes(tmp_path, volume, sent, whom,
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 128 + sent
     assert "Traceback" not in said
-    wait_until(lambda: not any(child.is_running() for child in children))
+    wait_until(lambda: not any(c.is_running() and c.status() != "zombie" for c in children))
     log = (run / "log.txt").read_text()
     assert "stopped by a signal" in log
     assert "ERROR" not in log
     assert (run / "state.safetensors").exists()
-
-
-def fail_after(work):
-    work()
-    raise KeyError("what")
 
 
 def wait_until(condition):
@@ -223,21 +219,45 @@ def wait_until(condition):
     raise AssertionError("not within a minute")
 
 
-def test_no_memory_for_a_batch_says_what_to_lower(cleft, tmp_path, config):
-    """Exit code 6; the message names the two keys that change it."""
-    written(config)
+@pytest.mark.parametrize("where", ["cleftcli.training.autocast", "torch.optim.AdamW.step"])
+def test_no_memory_for_a_batch_says_what_to_lower(cleft, tmp_path, config, where):
+    """Exit code 6, whatever runs out of it; the message names the two keys that change it."""
     config.write_text(config.read_text().replace("batch_size = 2", "batch_size = 3"))
 
     def allocate(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cleftcli.training.autocast", allocate)
+        patch.setattr(where, allocate)
         done = cleft("train", config, "-o", tmp_path / "run")
     assert done.exit_code == 6
     assert "no memory for a batch of 3 patches" in done.stderr
     assert "training.batch_size" in done.stderr
     assert "training.accumulate" in done.stderr
+
+
+def test_a_worker_that_fails_ends_the_run(tmp_path, volume):
+    """A chunk that cannot be read: 3, named, and no process is left to wait for."""
+    chunk = volume / "volumes" / "raw" / "0" / "0" / "0"
+    (written(tmp_path / "config.toml")).write_text(
+        (tmp_path / "config.toml").read_text().replace("workers = 0", "workers = 2")
+    )
+    chunk.write_bytes(b"torn")
+    command = [sys.executable, "-m", "cleftcli", "train", tmp_path / "config.toml"]
+    process = subprocess.Popen(
+        [*command, "-o", tmp_path / "run"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said = process.communicate(timeout=60)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 3, said
+    assert "volumes/raw: cannot read voxels" in said
+    assert "Traceback" not in said
 
 
 def test_a_cpu_without_memory_says_so_too(tmp_path):
@@ -252,19 +272,56 @@ def test_a_cpu_without_memory_says_so_too(tmp_path):
         torch.empty(2**60)
 
 
-def test_an_error_in_a_validation_leaves_the_weights_as_they_were(tmp_path):
-    """The average takes their place for a validation alone."""
+def test_a_validation_leaves_the_network_alone(tmp_path):
+    """It has a copy with the average of the weights: whatever ends it, nothing is put back."""
     from cleftcli.config import load as load_config
     from cleftcli.training import new_run, resolved
 
     run = new_run(resolved(load_config(written(tmp_path / "c.toml"))), tmp_path, "cpu")
+    run.network.train()
     own = {k: v.clone() for k, v in run.network.state_dict().items()}
     other = {k: v + 1 for k, v in own.items()}
-    seen = {}
-    with pytest.raises(KeyError, match="what"), run.weights(other) as network:
-        fail_after(lambda: seen.update((k, v.clone()) for k, v in network.state_dict().items()))
-    assert all(torch.equal(v, other[k]) for k, v in seen.items())
+    copied = run.copied(other)
+    assert not copied.training
+    assert all(torch.equal(v, other[k]) for k, v in copied.state_dict().items())
+    assert run.network.training
     assert all(torch.equal(v, own[k]) for k, v in run.network.state_dict().items())
+
+
+def test_tiles_are_stacked_in_validation_where_that_is_asked(cleft, tmp_path, config):
+    """With blend = "none" the test scores are those of `predict --blend none`, else of blending."""
+    volume, scores = tmp_path / "volume.zarr", {}
+    for blend in ("bump", "none"):
+        written(config, more=f'blend = "{blend}"\n')
+        run, prediction = tmp_path / blend, tmp_path / f"{blend}.zarr"
+        scores[blend] = ok(cleft("train", config, "-o", run, "--json"))["test"]["mean"]["auc"]
+        checkpoint = ["--checkpoint", run / "checkpoint.safetensors"]
+        ok(cleft("predict", volume, *checkpoint, "--blend", blend, "-o", prediction, "--json"))
+        there = ok(cleft("evaluate", prediction, volume, "--roi", ":,:,48:", "--json"))
+        assert there["auc"] == pytest.approx(scores[blend], abs=2e-3)  # weights as float16
+    assert abs(scores["bump"] - scores["none"]) > 4e-3
+
+
+def test_pace_counts_from_the_first_batches_on(monkeypatch):
+    """Starting takes 10 s and is no waiting; each step waits 1 s, and computes 3."""
+    clock = iter([0, 10, 13, 13, 14, 17, 17, 18, 21])
+    monkeypatch.setattr("cleftcli.pace.time.monotonic", lambda: now[0])
+    now = [next(clock)]
+
+    def feed():
+        while True:
+            now[0] = next(clock)
+            yield {}
+
+    pace = Pace(feed(), each=1, batch_size=6)
+    assert pace.waited == 0
+    pace.batches()  # from 0 to 10
+    now[0] = next(clock)  # a step, to 13
+    assert pace.facts() == {"patches_per_second": 6 / 3, "waited": 0}
+    now[0] = next(clock)
+    pace.batches()  # from 13 to 14
+    now[0] = next(clock)  # to 17
+    assert pace.facts() == {"patches_per_second": 12 / 7, "waited": pytest.approx(1 / 7)}
 
 
 CLEFTNET = """
@@ -280,15 +337,16 @@ batch_size = 2
 save_every = 2
 workers = 0
 weight_decay = 0.5
-query_learning_rate = {rate}
 """
+QUERY_RATE = "query_learning_rate = 0.1\n"
 
 
 @pytest.mark.parametrize("query", ["full", "separable", "frozen"])
 def test_a_run_tells_how_far_queries_moved(cleft, tmp_path, volume, query):
     """In its log at every save, and in its checkpoint; a resumed run knows the same start."""
     config, run = tmp_path / "config.toml", tmp_path / "run"
-    text = f"[data]\n{TRAIN}\n" + CLEFTNET.format(query=query, rate=0.1)
+    rate = "" if query == "frozen" else QUERY_RATE
+    text = f"[data]\n{TRAIN}\n" + CLEFTNET.format(query=query) + rate
     config.write_text(text.replace("steps = 4", "steps = 2"))
     ok(cleft("train", config, "-o", run, "--json"))
     config.write_text(text)
@@ -312,7 +370,7 @@ def test_queries_have_a_rate_of_their_own_and_no_decay(tmp_path):
     from cleftcli.training import new_run, resolved, update
 
     path = tmp_path / "c.toml"
-    path.write_text(f"[data]\n{TRAIN}\n" + CLEFTNET.format(query="full", rate=0.1))
+    path.write_text(f"[data]\n{TRAIN}\n" + CLEFTNET.format(query="full") + QUERY_RATE)
     run = new_run(resolved(load_config(path)), tmp_path, "cpu")
     before = {k: v.clone() for k, v in run.network.named_parameters()}
     batch = {"raw": torch.zeros(2, 1, 4, 16, 16), "mask": torch.zeros(2, 4, 16, 16)}
@@ -482,3 +540,14 @@ def test_the_threshold_is_chosen_by_f1_where_that_is_asked(tmp_path):
     assert by_score["threshold"] > 200 / 255 > by_f1["threshold"]
     assert by_f1["mean"]["f1"] > by_score["mean"]["f1"]
     assert by_f1["mean"]["cremi_score"] > by_score["mean"]["cremi_score"]
+
+
+def test_a_state_of_another_version_is_not_continued(cleft, tmp_path, config):
+    """3, and what to do: its steps were made otherwise."""
+    run = tmp_path / "run"
+    ok(cleft("train", config, "-o", run, "--json"))
+    tensors, header = read_tensors(run / "state.safetensors")
+    write_tensors(run / "state.safetensors", tensors, {**header, "state": 1})
+    done = cleft("train", config, "-o", run, "--resume")
+    assert done.exit_code == 3
+    assert "another version of cleft; start a new run" in done.stderr

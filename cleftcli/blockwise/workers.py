@@ -140,8 +140,8 @@ def _address_in(file: Path) -> str:
         return str(json.loads(file.read_text(encoding="utf-8"))["address"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{file}: no scheduler file of dask, which has an address in JSON: "
-            "start the scheduler anew, it writes one"
+            f"{file}: not a dask scheduler file, JSON with an address; "
+            "restart the scheduler, which writes one"
         ) from error
 
 

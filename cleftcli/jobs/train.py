@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cleftcli import __version__
 from cleftcli.config import load
+from cleftcli.feed import made_ahead
 from cleftcli.geometry import zyx
 from cleftcli.held_out import Held, choose, picture, predicted, rank, score
 from cleftcli.interrupt import Stop, stoppable
@@ -29,7 +30,7 @@ from cleftcli.pace import Pace
 from cleftcli.pictures import reconstruction
 from cleftcli.replicas import joined
 from cleftcli.run_folder import RunFolder
-from cleftcli.sampling import Source, made_ahead
+from cleftcli.sampling import Source
 from cleftcli.training import NotFinite, Run, load_state, new_run, resolved, save_state, update
 from cleftcli.training_data import Data, batches_of, inspect, open_data, start_of
 
@@ -114,6 +115,8 @@ class _Training:
             if self._asked(stop):
                 self._keep()
                 raise SystemExit(128 + (stop.signal or signal.SIGTERM))
+        if stop.signal is not None:  # it came while the workers ended; the state is saved
+            raise SystemExit(128 + stop.signal)
         if pace.waited > SLOW_DATA:
             log.warning("the network waited %.0f %% of the time for data", 100 * pace.waited)
 
@@ -155,10 +158,9 @@ class _Training:
         save_state(self.run)
         if moved := self.run.moved():
             log.info("step %d: %s", self.run.step, said(moved.values()))
-        self._save(self.files.latest(self.run.step), {})
+        latest = self.files.latest(self.run.step)
+        self._save({}, latest, *([] if self._best() else [self.files.checkpoint]))
         self.files.prune(self.config.keep)
-        if not self._best():
-            self._save(self.files.checkpoint, {})
 
     def finish(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Validate and test what came of the run; returns its facts."""
@@ -166,7 +168,7 @@ class _Training:
         if self.data.held_out and run.validated < run.step:
             self._validate()
         if not self._best():
-            self._save(self.files.checkpoint, {})
+            self._save({}, self.files.checkpoint)
         tested = self._test() if self.data.test else {}
         if isinstance(run.objective, Reconstruction):
             self._show_reconstruction(run.objective)
@@ -198,7 +200,7 @@ class _Training:
         found = {"step": run.step, **choose(held, self.config.choose_by)}
         picture(self.files.sample(run.step), held[0], found["threshold"])
         if not best or rank(found) <= rank(best):
-            self._save(self.files.checkpoint, found)
+            self._save(found, self.files.checkpoint)
         chosen = {"step": run.step, "threshold": found["threshold"]}
         self.files.log_held_out(chosen | found["mean"])
         self.files.draw()
@@ -228,11 +230,11 @@ class _Training:
         run = self.run
         precision, tiles = choose_precision("auto", run.device), tiles_at_once(run.device)
         tile = zyx(run.config.network.input_shape)
-        with run.weights(weights or run.average) as network:
-            predictor = Predictor(network, run.objective, run.device, precision, tiles)
-            return predicted(predictor, sources, tile, self.config.blend)
+        network = run.copied(weights or run.average)
+        predictor = Predictor(network, run.objective, run.device, precision, tiles)
+        return predicted(predictor, sources, tile, self.config.blend)
 
-    def _save(self, path: Path, held_out: dict[str, Any]) -> None:
+    def _save(self, held_out: dict[str, Any], *paths: Path) -> None:
         """The average of the weights as a checkpoint, with the scores it has reached."""
         config = self.run.config
         checkpoint = Checkpoint(
@@ -255,14 +257,15 @@ class _Training:
             version=__version__,
         )
         weights = {k: v.half() if _is_weight(v) else v for k, v in self.run.average.items()}
-        save(path, checkpoint, weights)
+        for path in paths:
+            save(path, checkpoint, weights)
 
     def _show_reconstruction(self, learned: Reconstruction) -> None:
         """A picture of what the network makes of a patch that it did not train on as it is."""
         run = self.run
         raw = self.batches[run.step * self.config.accumulate]["raw"][:1].to(run.device)
-        with run.weights(run.average) as network, torch.inference_mode():
-            guessed, hidden = network(raw)[0].float()
+        with torch.inference_mode():
+            guessed, hidden = run.copied(run.average)(raw)[0].float()
         restored = learned.restore(guessed[None], raw[:, 0])[0]
         levels = (t.cpu().numpy() for t in (raw[0, 0], hidden > 0, restored))
         path = self.files.path / "reconstruction.png"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from cleftcli.geometry import Zyx
 from cleftcli.model import build
 from cleftcli.model.objectives import Objective, objective
 
+LEAST_SHARE = 0.1  # of a checkpoint's weights, or it is another network's
 _PICKLE_STARTS = (b"PK", b"\x80")
 
 
@@ -113,6 +114,35 @@ def restore(path: Path) -> tuple[Checkpoint, nn.Module]:
         first = str(error).splitlines()[1:2]
         raise InputError(f"{path}: the weights do not fit {checkpoint.network}: {first}") from error
     return checkpoint, network.eval()
+
+
+def initialise(network: nn.Module, path: Path) -> str:
+    """Take the weights of a checkpoint that have a name and shape of the network's; says which.
+
+    Raises:
+        InputError: they are hardly any, or it is no checkpoint.
+    """
+    _, theirs = load(path)
+    ours = network.state_dict()
+    taken = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+    share = _numbers(taken) / max(_numbers(theirs), 1)
+    if share < LEAST_SHARE:
+        raise InputError(f"{path}: only {share:.1%} of its weights fit the network")
+    network.load_state_dict(taken, strict=False)
+    left, fresh = theirs.keys() - taken.keys(), ours.keys() - taken.keys()
+    return (
+        f"{path}: {len(taken)} tensors taken ({_parts(taken)}); {len(left)} of it left "
+        f"({_parts(left)}); {len(fresh)} of the network start afresh ({_parts(fresh)})"
+    )
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() for t in tensors.values())
+
+
+def _parts(names: Iterable[str]) -> str:
+    """The parts of a network that tensors belong to."""
+    return ", ".join(sorted({name.split(".")[0] for name in names})) or "none"
 
 
 def digest(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Layers that the networks share: convolution and residual blocks, factors, the input check.
 
-Source: Liu & Ji 2021, sections III-C and IV-F. Tensors are (n, c, z, y, x).
+Source: Liu & Ji 2021, section IV-B. Tensors are (n, c, z, y, x).
 """
 
 from __future__ import annotations

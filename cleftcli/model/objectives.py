@@ -115,8 +115,8 @@ class MaskAndBoundary(Mask):
         coherence: alpha_2, 0.2 in the paper.
         coherence_sets: the voxels of its two terms: by the "label", or by the "prediction", as
             printed.
-        literal: eq. 7 to 9 as printed: nothing is clipped, eq. 8 has the share of positives, eq. 9
-            log P(y_s = 1) and the sets of the prediction.
+        literal: eq. 7 to 9 as printed, but for means in place of sums: nothing is clipped, eq. 8
+            has the share of positives, eq. 9 log P(y_s = 1) and the sets of the prediction.
 
     Source: Liu & Ji 2021, eq. 7 to 10. Deviation: see the loss functions.
 

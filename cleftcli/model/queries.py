@@ -86,8 +86,9 @@ class FromInput(nn.Module):
     A pointwise convolution where the output has the input's shape, a strided 3x3x3 convolution
     where it is smaller, a transposed one where it is larger.
 
-    Source: Liu & Ji 2021, section IV-H and table VI; the convolutions as in Wang et al. 2020,
-    "Non-local U-Nets". Deviation: the paper only says "a linear transformation on the input".
+    Source: Liu & Ji 2021, section IV-H and table VI, which compare with Liu et al. 2020 and Wang,
+    Xie & Ji 2020. Deviation: the paper says "a linear transformation on the input"; the kinds of
+    convolution follow Wang et al. 2020, "Non-local U-Nets".
     """
 
     def __init__(self, c: int, c_k: int, source: Zyx, target: Zyx) -> None:
@@ -131,7 +132,9 @@ def learned_queries(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def correlations(start: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far queries have moved: Pearson's correlation of each with its start, 1 where it has not.
+    """How far queries have moved: Pearson's correlation of each with its start.
+
+    1 where one has not moved, or is a single number.
 
     Args:
         start: queries by name, as they were.
@@ -142,7 +145,8 @@ def correlations(start: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict
 
 def _correlation(a: Tensor, b: Tensor) -> float:
     pair = torch.stack([t.detach().float().cpu().flatten() for t in (a, b)])
-    return torch.corrcoef(pair)[0, 1].item()
+    found = torch.corrcoef(pair)[0, 1].item() if pair.shape[1] > 1 else 1.0
+    return found if math.isfinite(found) else 1.0
 
 
 def said(found: Iterable[float]) -> str:

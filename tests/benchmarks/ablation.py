@@ -6,12 +6,14 @@ Each system trains on the default checkpoint's data and is scored as that is: th
 one part of the held-out rows, figures from another. A run that is done already is not run again.
 """
 
+import hashlib
 import json
 import os
 import statistics
 import sys
 from pathlib import Path
 
+from cleftcli import __version__
 from cleftcli.jobs.train import train
 
 LA = "mask_and_boundary"
@@ -66,24 +68,25 @@ SHOWN = ("cremi_score", "f1", "auc")
 def scored(folder: Path, system: str, seed: int, steps: int) -> dict[str, float]:
     """The scores of a run on what it has never seen; trains it where that is not done."""
     network, options, objective = SYSTEMS[system]
-    run = folder / f"{system.replace(' ', '_')}-{steps}-{seed}"
+    data = Path(os.environ["CLEFT_DATA"], "vnc", "vnc_train.hdf").resolve()
+    text = CONFIG.format(
+        seed=seed,
+        train=REGION.format(data, "0:20,0:512,0:1024"),
+        validate=REGION.format(data, "0:20,640:752,0:448"),
+        test=REGION.format(data, "0:20,640:752,576:1024"),
+        network=network,
+        options=options,
+        objective=objective,
+        scale="scale = 5.0" if objective == LA else "",
+        steps=steps,
+    )
+    # a run of another version or config is another run
+    digest = hashlib.sha256(f"{__version__}{text}".encode()).hexdigest()[:8]
+    run = folder / f"{system.replace(' ', '_')}-{steps}-{seed}-{digest}"
     result = run / "result.json"
     if not result.exists():
-        data = Path(os.environ["CLEFT_DATA"], "vnc", "vnc_train.hdf").resolve()
         config = run.with_suffix(".toml")
-        config.write_text(
-            CONFIG.format(
-                seed=seed,
-                train=REGION.format(data, "0:20,0:512,0:1024"),
-                validate=REGION.format(data, "0:20,640:752,0:448"),
-                test=REGION.format(data, "0:20,640:752,576:1024"),
-                network=network,
-                options=options,
-                objective=objective,
-                scale="scale = 5.0" if objective == LA else "",
-                steps=steps,
-            )
-        )
+        config.write_text(text)
         resume = (run / "state.safetensors").exists()
         found = train(config, run, resume=resume, device="auto", report=lambda *_: None)
         result.write_text(json.dumps(found["test"]["mean"], indent=1))

@@ -8,9 +8,9 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiled
 
 from cleftcli.config import load
+from cleftcli.feed import made_ahead
 from cleftcli.geometry import whole
 from cleftcli.model.inference import predict_box
-from cleftcli.sampling import made_ahead
 from cleftcli.training import ALONE, new_run, resolved, update
 from cleftcli.training_data import batches_of, open_data
 from tests.benchmarks.inference import SHAPE, lite

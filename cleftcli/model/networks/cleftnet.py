@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+from cleftcli.errors import UsageError
 from cleftcli.geometry import Zyx
 from cleftcli.model.encoder_decoder import LITE_TILE, LITE_WIDTHS, TILE, WIDTHS, EncoderDecoder
 from cleftcli.model.feature_augmentor import FeatureAugmentor
@@ -39,6 +40,9 @@ class Network(EncoderDecoder):
         value_channels: None is as many as keys have.
         max_keys: None is the paper's exact attention.
         scale: of the logits.
+
+    Raises:
+        UsageError: a query without feature augmentors.
     """
 
     def __init__(
@@ -54,6 +58,10 @@ class Network(EncoderDecoder):
         max_keys: int | None = None,
         scale: float = 1.0,
     ) -> None:
+        if query != "full" and not feature_augmentor:
+            raise UsageError(
+                f"query = {query!r} takes feature augmentors; leave out one of the two"
+            )
         parts: dict[str, Any] = {"down": max_pool, "up": deconvolution}
         if feature_augmentor:
             augment = partial(
