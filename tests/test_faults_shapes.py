@@ -106,7 +106,7 @@ def test_every_voxel_of_a_prime_sized_volume_is_written_once(tmp_path, cleft, mo
     times, work = np.zeros_like(data), convert.ConvertBlock.__call__
 
     def counted(self, block):
-        times[block.write.within(open_volume(self.source).roi)] += 1
+        times[block.write.within(open_volume(self.source.address).roi)] += 1
         return work(self, block)
 
     monkeypatch.setattr(convert, "BLOCK_VOXELS", 900)
