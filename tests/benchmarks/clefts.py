@@ -79,17 +79,15 @@ def score(prediction: str, truth: str) -> float | None:
 
 
 def labels_against_scipy(at: Setting) -> dict[str, float]:
-    """make-labels, store to store, against scipy's distance transforms in memory."""
+    """make-labels, store to store, against scipy's distance transform in memory."""
     path, number = stored(at), _numbered()
 
     def ours() -> None:
         label(f"{path}/clefts", f"{at.folder}/labels{number()}.zarr")
 
     def theirs() -> None:
-        mask = _true(path)
-        inside = ndimage.distance_transform_edt(mask, sampling=VOXEL_SIZE)
-        outside = ndimage.distance_transform_edt(~mask, sampling=VOXEL_SIZE)
-        np.tanh((inside - outside) / min(VOXEL_SIZE)).astype(np.float32)
+        inside = ndimage.distance_transform_edt(_true(path), sampling=VOXEL_SIZE)
+        np.tanh(inside / min(VOXEL_SIZE)).astype(np.float32)
 
     return pair(ours, theirs, repeats=1)
 
