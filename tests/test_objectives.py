@@ -103,9 +103,9 @@ def test_boundary_loss_by_hand():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        # inside (the two): 0.25 ln 2 and, at b < 0, 0.25 * -ln 1e-6; outside, (1 - b) ln 4 each:
-        # 0.5, 1, 1, 1, 1 and 1.5 times. (0.1732868 + 3.4538776 + 6 * 1.3862944) / 8
-        ({}, 1.4931164),
+        # inside (the two): 0.25 ln 2 and, at b < 0, 0.25 * -ln 0.01; outside, (1 - b) ln 4 each:
+        # 0.5, 1, 1, 1, 1 and 1.5 times. (0.1732868 + 1.1512925 + 6 * 1.3862944) / 8
+        ({}, 1.2052932),
         # b > 0 (two): 0.25 ln 2; the others 1.5, 1, 1, 1, 1 and 1.5 times ln 4:
         # (2 * 0.1732868 + 7 * 1.3862944) / 8
         ({"sets": "prediction"}, 1.2563293),

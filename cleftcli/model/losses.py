@@ -15,7 +15,7 @@ from torch.nn import functional
 
 CLASS_SHARE = 0.05  # Heinrich et al. 2018: no class weighs more than 19 times the other
 SMOOTH = 1e-6  # keeps Dice defined where nothing is cleft
-LEAST_BOUNDARY = 1e-6  # whose logarithm is taken
+LEAST_BOUNDARY = 1e-2  # whose logarithm is taken: just above 0 its gradient has no bound
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def coherence_loss(
         boundary: same shape; b, predicted, in (-1, 1).
         distance: same shape; the boundary label; NaN where unknown.
         sets: the first holds the voxels whose label is positive, or, as printed, whose b is. Of a
-            label's set the logarithm is that of 1e-6 at least: where b is not positive inside a
-            cleft, the term moves the mask alone.
+            label's set the logarithm is that of 0.01 at least: where b is less inside a cleft, the
+            term moves the mask alone.
         literal: the second term has log P(1), as printed. It then rewards what it should penalise.
     """
     known = ~distance.isnan()
