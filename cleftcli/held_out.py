@@ -18,7 +18,7 @@ from cleftcli.geometry import Zyx
 from cleftcli.metrics import METRICS, scores
 from cleftcli.model.inference import Predictor
 from cleftcli.pictures import montage
-from cleftcli.prediction import Tiling, predict_roi, quantise, tile_grid
+from cleftcli.prediction import predict_roi, quantise, tiling_of
 from cleftcli.sampling import Source
 from cleftcli.scoring import THRESHOLDS, Pair, best_candidate, sweep
 from cleftcli.volumes import in_memory
@@ -46,8 +46,7 @@ def predicted(
 
 def _predicted(predictor: Predictor, source: Source, tile: Zyx, blend: str) -> Held:
     image, ids = source.volumes()
-    overlap = (0, 0, 0) if blend == "none" else None
-    tiling = Tiling(tile_grid(image.shape, tile, overlap), blend)
+    tiling = tiling_of(image.shape, tile, blend)
     found = predict_roi(predictor, image, intensity_range(image), tiling, source.roi)
     probability = in_memory(quantise(found[0]), like=image)
     truth = read_annotation(in_memory(ids.read(source.roi), like=ids))

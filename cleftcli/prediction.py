@@ -75,6 +75,19 @@ class Tiling:
     blend: str
 
 
+def tiling_of(
+    shape: Zyx, tile: Zyx, blend: str, *, overlap: Zyx | None = None, context: Zyx = (0, 0, 0)
+) -> Tiling:
+    """The tiles of a volume, stacked with no more overlap than context asks for, or blended.
+
+    Raises:
+        UsageError: tiles would leave gaps.
+    """
+    if blend == "none" and overlap is None:
+        overlap = zyx([2 * c for c in context])
+    return Tiling(tile_grid(shape, tile, overlap, context), blend)
+
+
 class Input(NamedTuple):
     """What the network is shown for a box, and what that box was like.
 

@@ -13,7 +13,7 @@ import torch
 
 from cleftcli.blockwise import Workers, in_a_process
 from cleftcli.errors import InputError, ResourceError, UsageError
-from cleftcli.geometry import BlockPlan, fit_block, fit_chunk, parse_roi, tiles_of_blocks, zyx
+from cleftcli.geometry import BlockPlan, fit_block, fit_chunk, parse_roi, tiles_of_blocks
 from cleftcli.inspection import (
     BlockInput,
     Missing,
@@ -37,7 +37,7 @@ from cleftcli.model.device import (
 from cleftcli.model.inference import BLENDS, TTA
 from cleftcli.model.objectives import NO_CLEFTS, check_maps
 from cleftcli.outputs import BLOCK_VOXELS, CHUNK, Output, check_room
-from cleftcli.prediction import DTYPES, VALUE_IS, PredictBlock, Tiling, map_address, tile_grid
+from cleftcli.prediction import DTYPES, VALUE_IS, PredictBlock, map_address, tiling_of
 from cleftcli.prediction_settings import Settings
 from cleftcli.volumes import Scan, Space, Volume, open_volume
 from cleftcli.volumes.intensity import intensity_range
@@ -173,8 +173,13 @@ def plan(settings: Settings) -> Plan:
     _check(settings, found, path)
     volume = open_volume(settings.volume, reading=settings.reading)
     unlike = voxel_size_doubts(volume, found.voxel_size, any_size=settings.any_voxel_size)
-    least = zyx([2 * c for c in settings.context]) if settings.blend == "none" else None
-    grid = tile_grid(volume.shape, found.input_shape, settings.overlap or least, settings.context)
+    tiling = tiling_of(
+        volume.shape,
+        found.input_shape,
+        settings.blend,
+        overlap=settings.overlap,
+        context=settings.context,
+    )
     elsewhere = settings.workers.elsewhere
     roi = parse_roi(settings.roi, volume.shape) if settings.roi else volume.roi
     block = settings.block or fit_block(roi.shape, CHUNK, BLOCK_VOXELS)
@@ -189,7 +194,7 @@ def plan(settings: Settings) -> Plan:
         precision=precision,
         batch_size=settings.batch_size or tiles_at_once(device),
         threads=0 if elsewhere else max(cores() // settings.workers.processes, 1),
-        tiling=Tiling(grid, settings.blend),
+        tiling=tiling,
         tta=settings.tta,
         maps=settings.channels,
         black_white=black_white,
